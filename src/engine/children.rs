@@ -1,0 +1,175 @@
+//! Owns child workflows: starting them in the parent's checkpoint, and awaiting them without holding anything.
+
+use std::{future::Future, marker::PhantomData};
+
+use serde::de::DeserializeOwned;
+
+use super::{
+    context::{Call, Context, decode},
+    error::WorkflowError,
+    limits,
+    waiting::{persist, suspended},
+    workflow::{Workflow, encode_input},
+};
+use crate::store::{
+    checkpoints::Output,
+    status::WorkflowStatus,
+    waits::Condition,
+    workflows::{self, NewWorkflow, WorkflowRow},
+};
+
+/// How the records of DBOS name the await of a child.
+const GET_RESULT: &str = "DBOS.getResult";
+
+/// Where and how a child runs. Partition and priority are its parent's.
+#[derive(Debug, Clone, Default)]
+pub struct ChildOptions {
+    /// Its id; by default its parent's id and the function id of the start.
+    pub id: Option<String>,
+    /// Its queue.
+    pub queue: String,
+}
+
+/// A child that was started.
+#[derive(Debug)]
+pub struct Child<O> {
+    /// Its workflow id.
+    pub id: String,
+    function_id: i32,
+    started_now: bool,
+    output: PhantomData<fn() -> O>,
+}
+
+impl Context {
+    /// Starts a child workflow. It exists if and only if this workflow's next checkpoint does.
+    pub fn start_child<W: Workflow>(
+        &self,
+        input: &W::Input,
+        options: ChildOptions,
+    ) -> impl Future<Output = Result<Child<W::Output>, WorkflowError>> + Send + use<'_, W> {
+        let call = self.call(W::NAME);
+        let input = encode_input(input)
+            .map_err(|e| WorkflowError::new("input_encoding", e.to_string()))
+            .and_then(|text| limits::check("a child's input", &text).map(|()| text).map_err(|e| WorkflowError::new("payload_too_large", e.to_string())));
+        async move {
+            let function_id = call.function_id;
+            if let Some(recorded) = self.replay(&call).await {
+                let id = recorded.child_workflow_id.clone().unwrap_or_default();
+                return Ok(Child { id, function_id, started_now: false, output: PhantomData });
+            }
+            let id = options.id.unwrap_or_else(|| format!("{}-{function_id}", self.workflow_id()));
+            let child = NewWorkflow {
+                id: id.clone(),
+                name: W::NAME.into(),
+                input: input?,
+                queue_name: options.queue,
+                queue_partition_key: self.partition_key().map(str::to_owned),
+                priority: self.priority(),
+                deduplication_id: None,
+                application_version: self.app_version.clone(),
+                timeout_ms: None,
+                delay_ms: None,
+                parent_workflow_id: Some(self.workflow_id().to_owned()),
+            };
+            let output = Output { child_workflow_id: Some(id.clone()), ..self.output(&call, None) };
+            self.with_outbox(|outbox| {
+                outbox.children.push(child);
+                outbox.outputs.push(output);
+            });
+            Ok(Child { id, function_id, started_now: true, output: PhantomData })
+        }
+    }
+
+    /// Waits until all of `children` have ended, and answers their results in the same order. Every result is recorded.
+    pub fn await_children<O: DeserializeOwned>(
+        &self,
+        children: Vec<Child<O>>,
+    ) -> impl Future<Output = Result<Vec<Result<O, WorkflowError>>, WorkflowError>> + Send {
+        let awaited: Vec<(Child<O>, Call)> = children.into_iter().map(|child| (child, self.call(GET_RESULT))).collect();
+        async move {
+            let mut open = Vec::new();
+            for (child, call) in &awaited {
+                if self.replay(call).await.is_none() {
+                    open.push((child, call));
+                }
+            }
+            let ended = if open.is_empty() { Vec::new() } else { self.ended(&open).await };
+            let mut results = Vec::with_capacity(awaited.len());
+            let mut ended = ended.into_iter();
+            for (child, call) in &awaited {
+                if let Some(recorded) = &call.recorded {
+                    results.push(decode(recorded));
+                } else if let Some(row) = ended.next() {
+                    let output = self.result_of(child, call, row);
+                    results.push(decode_output(&output));
+                    self.with_outbox(|outbox| outbox.outputs.push(output));
+                }
+            }
+            Ok(results)
+        }
+    }
+
+    /// The rows of `open`, once all of them have ended.
+    async fn ended<O>(&self, open: &[(&Child<O>, &Call)]) -> Vec<WorkflowRow> {
+        // Children started in this very claim have not ended unless somebody else was faster; the look after the suspension sees those.
+        if !open.iter().all(|(child, _)| child.started_now) {
+            self.settled().await;
+            let ids: Vec<&str> = open.iter().map(|(child, _)| child.id.as_str()).collect();
+            let rows = {
+                let _running = self.running();
+                persist("read the results of children", || async { workflows::results(&self.db.read(), &ids).await }).await
+            };
+            let mut by_id: std::collections::HashMap<String, WorkflowRow> = rows
+                .into_iter()
+                .filter(|row| !matches!(row.status, WorkflowStatus::Enqueued | WorkflowStatus::Delayed | WorkflowStatus::Pending))
+                .map(|row| (row.workflow_uuid.clone(), row))
+                .collect();
+            if by_id.len() == ids.len() {
+                return ids.iter().filter_map(|id| by_id.remove(*id)).collect();
+            }
+        }
+        let first_run = contiguous(open.iter().map(|(child, _)| child.function_id));
+        let _waiting = self.waiting(first_run.into_iter().collect(), Vec::new());
+        suspended().await
+    }
+
+    fn result_of<O>(&self, child: &Child<O>, call: &Call, row: WorkflowRow) -> Output {
+        let failed = |code: &str, what: &str| Some(WorkflowError::new(code, format!("child workflow {} {what}", child.id)).to_stored());
+        let (output, error) = match row.status {
+            WorkflowStatus::Success => (Some(row.output.unwrap_or_else(|| "null".into())), None),
+            WorkflowStatus::Cancelled => (None, failed("child_cancelled", "was cancelled")),
+            WorkflowStatus::MaxRecoveryAttemptsExceeded => (None, failed("child_dead", "was given up after too many recoveries")),
+            _ => (None, row.error.or_else(|| failed("child_failed", "failed without an error"))),
+        };
+        Output { error, child_workflow_id: Some(child.id.clone()), ..self.output(call, output) }
+    }
+}
+
+fn decode_output<O: DeserializeOwned>(output: &Output) -> Result<O, WorkflowError> {
+    match &output.error {
+        Some(error) => Err(WorkflowError::from_stored(error)),
+        None => serde_json::from_str(output.output.as_deref().unwrap_or("null"))
+            .map_err(|e| WorkflowError::new("record_decoding", format!("the child's output does not fit: {e}"))),
+    }
+}
+
+/// The condition for the first unbroken run of `ids`. Waiting for that run and then for the next needs no list, however many there are.
+fn contiguous(ids: impl Iterator<Item = i32>) -> Option<Condition> {
+    let mut ids: Vec<i32> = ids.collect();
+    ids.sort_unstable();
+    let low = *ids.first()?;
+    let high = ids.iter().zip(low..).take_while(|(id, expected)| *id == expected).last().map_or(low, |(id, _)| *id);
+    Some(Condition::Children { low, high })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_unbroken_run_is_awaited() {
+        assert_eq!(contiguous([7, 5, 6, 9].into_iter()), Some(Condition::Children { low: 5, high: 7 }));
+        assert_eq!(contiguous([3].into_iter()), Some(Condition::Children { low: 3, high: 3 }));
+        assert_eq!(contiguous([].into_iter()), None);
+    }
+}

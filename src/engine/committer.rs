@@ -1,0 +1,213 @@
+//! Owns group commit: whatever waits when the previous transaction returns goes into the next one. No artificial delay.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use tokio::sync::{Mutex, mpsc, oneshot};
+
+use super::{limits, points, signals::Signals};
+use crate::store::{
+    Database, StoreError,
+    backend::{jitter, retrying},
+    checkpoints::{self, Checkpoint, Ending, Verdict},
+    status::WorkflowStatus,
+    waits::{self, Condition},
+    workflows,
+};
+
+/// What became of one checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Committed {
+    /// The database said so.
+    Verdict(Verdict),
+    /// A constraint refused this one; nothing of it was written.
+    Refused(String),
+}
+
+/// One checkpoint on its way.
+#[derive(Debug)]
+pub(super) struct Submission {
+    checkpoint: Checkpoint,
+    /// Who awaits this workflow, to be looked at when it ends.
+    parent: Option<String>,
+    reply: oneshot::Sender<Committed>,
+}
+
+/// Where checkpoints are handed in.
+#[derive(Debug, Clone)]
+pub(super) struct Committer(mpsc::Sender<Submission>);
+
+impl Committer {
+    /// Starts `tasks` tasks that commit. They end when the last handle is dropped and everything handed in is answered.
+    pub(super) fn start(db: &Database, signals: &Arc<Signals>, tasks: usize) -> (Self, Vec<tokio::task::JoinHandle<()>>) {
+        let (sender, receiver) = mpsc::channel(limits::COMMIT_QUEUE);
+        let receiver = Arc::new(Mutex::new(receiver));
+        let handles = (0..tasks)
+            .map(|_| tokio::spawn(run(db.clone(), Arc::clone(signals), Arc::clone(&receiver))))
+            .collect();
+        (Self(sender), handles)
+    }
+
+    /// Hands in a checkpoint; the answer comes when its transaction has ended.
+    pub(super) async fn submit(&self, checkpoint: Checkpoint, parent: Option<String>) -> oneshot::Receiver<Committed> {
+        let (reply, answer) = oneshot::channel();
+        // A closed channel drops the reply, which the driver takes for a lost claim: the process is ending.
+        let _ = self.0.send(Submission { checkpoint, parent, reply }).await;
+        answer
+    }
+}
+
+async fn run(db: Database, signals: Arc<Signals>, receiver: Arc<Mutex<mpsc::Receiver<Submission>>>) {
+    loop {
+        let mut batch = Vec::new();
+        if receiver.lock().await.recv_many(&mut batch, limits::COMMIT_BATCH).await == 0 {
+            return;
+        }
+        let verdicts = settle(&db, &batch.iter().map(|s| &s.checkpoint).collect::<Vec<_>>()).await;
+        let facts = Facts::of(&batch, &verdicts);
+        for (submission, verdict) in batch.into_iter().zip(verdicts) {
+            let _ = submission.reply.send(verdict);
+        }
+        facts.look(&db, &signals).await;
+    }
+}
+
+/// Commits `members`, however often it takes, and answers each one.
+async fn settle(db: &Database, members: &[&Checkpoint]) -> Vec<Committed> {
+    let mut pause = Duration::from_millis(20);
+    loop {
+        for member in members {
+            points::before_commit(member);
+        }
+        let outcome = retrying(|| checkpoints::commit(db, members)).await;
+        match outcome {
+            Ok(verdicts) => {
+                for member in members {
+                    points::after_commit(member);
+                }
+                return verdicts.into_iter().map(Committed::Verdict).collect();
+            }
+            Err(StoreError::Refused(message)) if members.len() == 1 => return vec![Committed::Refused(message)],
+            // One bad member must not fail its neighbours: halve the batch until it stands alone.
+            Err(StoreError::Refused(_)) => {
+                let (left, right) = members.split_at(members.len() / 2);
+                let mut verdicts = Box::pin(settle(db, left)).await;
+                verdicts.extend(Box::pin(settle(db, right)).await);
+                return verdicts;
+            }
+            Err(error) => {
+                tracing::warn!(%error, members = members.len(), "a commit did not succeed; looking again");
+                tokio::time::sleep(jitter(pause)).await;
+                pause = (pause * 2).min(Duration::from_secs(5));
+                if matches!(error, StoreError::OutcomeUnknown(_)) && members.len() > 1 {
+                    let mut verdicts = Vec::with_capacity(members.len());
+                    for member in members {
+                        verdicts.extend(Box::pin(settle_unknown(db, member)).await);
+                    }
+                    return verdicts;
+                }
+                if let (StoreError::OutcomeUnknown(_), [member]) = (&error, members) {
+                    return Box::pin(settle_unknown(db, member)).await;
+                }
+            }
+        }
+    }
+}
+
+/// Settles a checkpoint that may have been committed: it was if its first output is there; it is handed in again if it was not, and then
+/// the fence decides.
+async fn settle_unknown(db: &Database, member: &Checkpoint) -> Vec<Committed> {
+    let written = super::waiting::persist("read a checkpoint whose outcome is unknown", || was_written(db, member)).await;
+    if written { vec![Committed::Verdict(Verdict::Go)] } else { settle(db, &[member]).await }
+}
+
+async fn was_written(db: &Database, member: &Checkpoint) -> Result<bool, StoreError> {
+    let read = db.read();
+    if let Some(output) = member.outputs.first() {
+        let steps = workflows::steps(&read, &[&member.workflow_id]).await?;
+        return Ok(steps.iter().any(|step| step.function_id == output.function_id));
+    }
+    // Without outputs only the ending can be seen. Where the row does not show it, the fence answers the second time.
+    let row = workflows::find(&read, &member.workflow_id).await?;
+    Ok(match (&member.ending, row) {
+        (Some(Ending::Completed { status, .. }), Some(row)) => row.status == *status,
+        _ => false,
+    })
+}
+
+/// What a batch changed that others may wait for.
+#[derive(Debug, Default)]
+struct Facts {
+    /// Workflows whose own wait may hold: suspenders, receivers, parents of the ended.
+    waiting: BTreeSet<String>,
+    /// Workflows that set an event.
+    event_setters: BTreeSet<String>,
+    /// Queues that got work.
+    queues: BTreeSet<String>,
+    /// When the next of the suspended is due, epoch milliseconds.
+    next_due: Option<i64>,
+    /// Whether something is due already.
+    due: bool,
+}
+
+impl Facts {
+    fn of(batch: &[Submission], verdicts: &[Committed]) -> Self {
+        let mut facts = Self::default();
+        for (submission, verdict) in batch.iter().zip(verdicts) {
+            if *verdict == Committed::Verdict(Verdict::Go) {
+                facts.add(&submission.checkpoint, submission.parent.as_deref());
+            }
+        }
+        facts
+    }
+
+    fn add(&mut self, checkpoint: &Checkpoint, parent: Option<&str>) {
+        self.queues.extend(checkpoint.children.iter().map(|child| child.queue_name.clone()));
+        self.waiting.extend(checkpoint.messages.iter().map(|message| message.destination.clone()));
+        if !checkpoint.events.is_empty() {
+            self.event_setters.insert(checkpoint.workflow_id.clone());
+        }
+        match &checkpoint.ending {
+            Some(Ending::Completed { status: WorkflowStatus::Success | WorkflowStatus::Error, .. }) => {
+                self.waiting.extend(parent.map(str::to_owned));
+            }
+            Some(Ending::Suspended(wait)) => {
+                if wait.conditions.iter().any(|c| !matches!(c, Condition::Time { .. } | Condition::Mismatch { .. })) {
+                    self.waiting.insert(checkpoint.workflow_id.clone());
+                }
+                self.next_due = self.next_due.into_iter().chain(wait.due_at()).min();
+                self.due |= wait.conditions.is_empty();
+            }
+            _ => {}
+        }
+    }
+
+    /// Looks at the waits that may hold now. The facts are committed: whoever suspends after this look sees them in its own.
+    async fn look(self, db: &Database, signals: &Signals) {
+        let mut due = self.due;
+        let ids = |set: &BTreeSet<String>| set.iter().cloned().collect::<Vec<_>>();
+        for (set, watchers) in [(ids(&self.waiting), false), (ids(&self.event_setters), true)] {
+            if set.is_empty() {
+                continue;
+            }
+            let set: Vec<&str> = set.iter().map(String::as_str).collect();
+            let looked = retrying(|| async {
+                if watchers { waits::look_at_watchers(&db.write(), &set).await } else { waits::look(&db.write(), &set).await }
+            })
+            .await;
+            match looked {
+                Ok(found) => due |= found > 0,
+                Err(error) => tracing::warn!(%error, "could not look at waits; the reconciler will"),
+            }
+        }
+        points::reached(points::Point::AfterLook, "");
+        if due {
+            signals.due();
+        }
+        if let Some(at) = self.next_due {
+            signals.due_at(at);
+        }
+        for queue in self.queues {
+            signals.queued(&queue);
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! Owns the operations that wait: durable sleep, messages, events. Each stores when it gives up before it starts to wait, and suspends.
+
+use std::{
+    future::{Future, pending},
+    time::Duration,
+};
+
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::{
+    context::{Call, Context, decode},
+    error::WorkflowError,
+    limits,
+};
+use crate::store::{
+    StoreError,
+    backend::jitter,
+    checkpoints::{Event, Message, Row},
+    messages,
+    waits::Condition,
+};
+
+/// How the records of DBOS name these operations.
+const SLEEP: &str = "DBOS.sleep";
+const RECV: &str = "DBOS.recv";
+const SEND: &str = "DBOS.send";
+const SET_EVENT: &str = "DBOS.setEvent";
+const GET_EVENT: &str = "DBOS.getEvent";
+
+/// How to receive a message.
+#[derive(Debug, Default)]
+pub struct Receive {
+    /// What it is about.
+    pub topic: String,
+    /// How long to wait; none waits until it comes.
+    pub timeout: Option<Duration>,
+    /// Rows of the application that are written if and when the workflow suspends for it.
+    pub on_suspend: Vec<Row>,
+}
+
+impl Context {
+    /// Sleeps durably: the time to wake is recorded before, and neither a restart nor a replay moves it. Longer than a second it costs a
+    /// row and nothing else.
+    pub fn sleep(&self, duration: Duration) -> impl Future<Output = Result<(), WorkflowError>> + Send {
+        let call = self.call(SLEEP);
+        async move {
+            let wake = self.wake_time(&call, Some(duration)).await?;
+            if wake - self.clock.now() <= limits::SHORT_SLEEP_MS {
+                self.settled().await;
+                let _running = self.running();
+                self.until(wake).await;
+            } else {
+                while wake > self.clock.now() {
+                    let _waiting = self.waiting(vec![Condition::Time { at: wake }], Vec::new());
+                    self.until(wake).await;
+                }
+            }
+            Ok(())
+        }
+    }
+
+    /// Receives the oldest unread message about a topic; none when the time-out passes first. A message that was sent before is not lost.
+    pub fn receive<T: DeserializeOwned>(&self, options: Receive) -> impl Future<Output = Result<Option<T>, WorkflowError>> + Send {
+        let call = self.call(RECV);
+        let timer = self.call(SLEEP);
+        async move {
+            if let Some(recorded) = self.replay(&call).await {
+                return decode(recorded);
+            }
+            let Receive { topic, timeout, on_suspend } = options;
+            let (found, wake) = self
+                .wait_for(&timer, timeout, on_suspend, Condition::Message { topic: topic.clone() }, || {
+                    let topic = topic.clone();
+                    async move { messages::first_unread(&self.db.read(), self.workflow_id(), &topic).await }
+                })
+                .await?;
+            debug_assert!(found.is_some() || wake <= self.clock.now());
+            let text = found.as_ref().map_or("null", |(_, message)| message.as_str()).to_owned();
+            let value = decode_text(&text)?;
+            let output = self.output(&call, Some(text));
+            self.with_outbox(|outbox| {
+                outbox.consumed.extend(found.map(|(id, _)| (id, call.function_id)));
+                outbox.outputs.push(output);
+            });
+            Ok(value)
+        }
+    }
+
+    /// Waits until another workflow has set an event; none when the time-out passes first.
+    pub fn get_event<T: DeserializeOwned>(
+        &self,
+        workflow: &str,
+        key: &str,
+        timeout: Option<Duration>,
+    ) -> impl Future<Output = Result<Option<T>, WorkflowError>> + Send {
+        let call = self.call(GET_EVENT);
+        let timer = self.call(SLEEP);
+        let (workflow, key) = (workflow.to_owned(), key.to_owned());
+        async move {
+            if let Some(recorded) = self.replay(&call).await {
+                return decode(recorded);
+            }
+            let condition = Condition::Event { workflow: workflow.clone(), key: key.clone() };
+            let (found, _) = self
+                .wait_for(&timer, timeout, Vec::new(), condition, || {
+                    let (workflow, key) = (workflow.clone(), key.clone());
+                    async move { messages::event(&self.db.read(), &workflow, &key).await }
+                })
+                .await?;
+            let text = found.unwrap_or_else(|| "null".into());
+            let value = decode_text(&text)?;
+            self.record(&call, Some(text));
+            Ok(value)
+        }
+    }
+
+    /// Sets an event of this workflow for others to see; the last value of a key counts.
+    pub fn set_event(&self, key: &str, value: &impl Serialize) -> impl Future<Output = Result<(), WorkflowError>> + Send {
+        let call = self.call(SET_EVENT);
+        let key = key.to_owned();
+        let text = limits::encode("an event", value);
+        async move {
+            if self.replay(&call).await.is_none() {
+                let event = Event { key, value: text?, function_id: call.function_id };
+                self.with_outbox(|outbox| outbox.events.push(event));
+                self.record(&call, None);
+            }
+            Ok(())
+        }
+    }
+
+    /// Sends a message to another workflow, which must exist.
+    pub fn send(&self, destination: &str, topic: &str, message: &impl Serialize) -> impl Future<Output = Result<(), WorkflowError>> + Send {
+        let call = self.call(SEND);
+        let (destination, topic) = (destination.to_owned(), topic.to_owned());
+        let text = limits::encode("a message", message);
+        async move {
+            if self.replay(&call).await.is_none() {
+                let id = format!("{}:{}", self.workflow_id(), call.function_id);
+                let message = Message { id, destination, topic, message: text? };
+                self.with_outbox(|outbox| outbox.messages.push(message));
+                self.record(&call, None);
+            }
+            Ok(())
+        }
+    }
+
+    /// Looks until `look` finds something or the recorded time has come. What the database does not answer is asked again.
+    async fn wait_for<T, F, Fut>(
+        &self,
+        timer: &Call,
+        timeout: Option<Duration>,
+        on_suspend: Vec<Row>,
+        condition: Condition,
+        look: F,
+    ) -> Result<(Option<T>, i64), WorkflowError>
+    where
+        F: Fn() -> Fut,
+        Fut: Future<Output = Result<Option<T>, StoreError>>,
+    {
+        self.settled().await;
+        let found = {
+            let _running = self.running();
+            persist("look for what was sent", &look).await
+        };
+        if let Some(found) = found {
+            return Ok((Some(found), 0));
+        }
+        let wake = self.wake_time(timer, timeout).await?;
+        if wake <= self.clock.now() {
+            return Ok((None, wake));
+        }
+        let _waiting = self.waiting(vec![condition, Condition::Time { at: wake }], on_suspend);
+        loop {
+            self.until(wake).await;
+            if wake <= self.clock.now() {
+                return Ok((None, wake));
+            }
+        }
+    }
+
+    /// The time that `timer` recorded; recorded now if it was not.
+    async fn wake_time(&self, timer: &Call, timeout: Option<Duration>) -> Result<i64, WorkflowError> {
+        if let Some(recorded) = self.replay(timer).await {
+            return decode(recorded);
+        }
+        let wake = match timeout {
+            Some(timeout) => self.clock.now().saturating_add(i64::try_from(timeout.as_millis()).unwrap_or(limits::NEVER_MS)),
+            None => limits::NEVER_MS,
+        };
+        let wake = wake.min(limits::NEVER_MS);
+        self.record(timer, Some(wake.to_string()));
+        Ok(wake)
+    }
+}
+
+fn decode_text<T: DeserializeOwned>(text: &str) -> Result<Option<T>, WorkflowError> {
+    serde_json::from_str(text).map_err(|e| WorkflowError::new("message_decoding", format!("what was sent does not fit: {e}")))
+}
+
+/// Asks the database until it answers: an operation of a workflow does not fail because a server restarts. An error that no retry mends
+/// keeps the workflow waiting where an operator can see it, rather than ending it with the wrong result.
+pub(super) async fn persist<T, F, Fut>(what: &str, ask: F) -> T
+where
+    F: Fn() -> Fut,
+    Fut: Future<Output = Result<T, StoreError>>,
+{
+    let mut pause = Duration::from_millis(50);
+    loop {
+        match ask().await {
+            Ok(answer) => return answer,
+            Err(error) if error.is_transient() => tracing::debug!(%error, "cannot {what} yet"),
+            Err(error) => tracing::error!(%error, "cannot {what}"),
+        }
+        tokio::time::sleep(jitter(pause)).await;
+        pause = (pause * 2).min(Duration::from_secs(5));
+    }
+}
+
+/// Suspends for ever: the workflow is claimed again when what it waits for has happened.
+pub(super) async fn suspended() -> ! {
+    pending().await
+}

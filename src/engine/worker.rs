@@ -1,0 +1,441 @@
+//! Owns the loop of a process that executes: heartbeat, claims, and the tasks that run what was claimed.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{sync::watch, task::JoinSet, time::Instant};
+
+use super::{
+    EngineOptions,
+    clock::Clock,
+    committer::Committer,
+    context::Context,
+    driver::{Ended, drive},
+    points::{Point, reached},
+    reconciler::Reconciler,
+    signals::{ANY_QUEUE, Hints, Signals},
+    workflow::Registry,
+};
+use crate::store::{
+    Database, StoreError,
+    backend::{jitter, retrying},
+    claims::{self, Charge, Claimed, Claimer},
+    executors::{self, Pulse},
+    queue_limits::{self, Allowance},
+    workflows::{self, StepRow},
+};
+
+/// How often the heart beats; with nothing to do it is all that the database hears.
+const HEARTBEAT: Duration = Duration::from_secs(2);
+/// How old the list of limited queues may be.
+const SETTINGS_AGE: Duration = Duration::from_secs(1);
+/// Most workflows claimed in one transaction.
+const CLAIM_BATCH: u64 = 500;
+
+/// The executing half of an engine.
+pub(super) struct Worker {
+    pub(super) db: Database,
+    pub(super) options: EngineOptions,
+    pub(super) registry: Registry,
+    pub(super) signals: Arc<Signals>,
+    pub(super) clock: Arc<Clock>,
+    pub(super) committer: Committer,
+    /// Set to end: true once no more work is to be claimed.
+    pub(super) stopping: watch::Receiver<bool>,
+}
+
+/// What runs under one incarnation: its claims' tokens by workflow.
+type Running = Arc<Mutex<HashMap<String, String>>>;
+
+/// One life of the process under one executor id.
+struct Incarnation {
+    claimer: Claimer,
+    running: Running,
+    tasks: JoinSet<()>,
+    limited: BTreeSet<String>,
+    limited_read: Option<Instant>,
+    last_pulse: Option<Instant>,
+    last_sweep: Instant,
+    last_round: Option<Instant>,
+    reconciler: Reconciler,
+    /// A claim ended in an error: it may stand in the database without anybody executing it.
+    suspect: bool,
+    /// The next time at which something is due that nobody signals, epoch milliseconds.
+    next_due: Option<i64>,
+    reachable: Arc<AtomicBool>,
+}
+
+impl Worker {
+    /// Runs until told to stop, under a new executor id each time this one is declared dead. Then lets what runs finish for `grace` and
+    /// hands the rest back.
+    pub(super) async fn run(self, reachable: Arc<AtomicBool>) {
+        while !*self.stopping.borrow() {
+            let claimer = match self.register().await {
+                Ok(claimer) => claimer,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot register with the database yet");
+                    tokio::time::sleep(jitter(HEARTBEAT)).await;
+                    continue;
+                }
+            };
+            let mut life = Incarnation::new(claimer, Arc::clone(&reachable));
+            self.live(&mut life).await;
+            if *self.stopping.borrow() {
+                self.end(life).await;
+                return;
+            }
+            tracing::warn!(executor = life.claimer.executor_id, "declared dead by another process; starting again under a new id");
+            life.tasks.shutdown().await;
+        }
+    }
+
+    async fn register(&self) -> Result<Claimer, StoreError> {
+        let executor_id = format!("{}-{}", self.options.hostname, uuid::Uuid::new_v4().simple());
+        let version = &self.options.app_version;
+        retrying(|| async {
+            let tx = self.db.begin().await?;
+            executors::register(&tx, &executor_id, version, &self.options.hostname).await?;
+            queue_limits::ensure(&tx, &self.options.queues).await?;
+            tx.commit().await
+        })
+        .await?;
+        let newest_version = executors::is_newest_version(&self.db.read(), version).await?;
+        self.signals.put_back(Hints { due: true, queues: [ANY_QUEUE.to_owned()].into(), due_at: None });
+        Ok(Claimer {
+            executor_id,
+            app_version: version.clone(),
+            newest_version,
+            names: self.registry.names(),
+            max_recovery_attempts: self.options.max_recovery_attempts,
+        })
+    }
+
+    /// Beats, claims and starts until told to stop or declared dead.
+    async fn live(&self, life: &mut Incarnation) {
+        let mut stopping = self.stopping.clone();
+        while !*stopping.borrow() {
+            while life.tasks.try_join_next().is_some() {}
+            if life.last_pulse.is_none_or(|at| at.elapsed() >= HEARTBEAT) || self.is_due(life) {
+                match self.pulse(life).await {
+                    Ok(true) => life.say_reachable(true),
+                    Ok(false) => return,
+                    Err(error) => {
+                        if life.say_reachable(false) {
+                            tracing::warn!(%error, "the database does not answer; trying again");
+                        }
+                        tokio::time::sleep(jitter(Duration::from_millis(500))).await;
+                        continue;
+                    }
+                };
+            }
+            if let Err(error) = self.claim_round(life).await {
+                tracing::warn!(%error, "a claim did not succeed");
+                life.suspect = true;
+                tokio::time::sleep(jitter(Duration::from_millis(100))).await;
+            }
+            let beat = life.last_pulse.map_or(Duration::ZERO, |at| HEARTBEAT.saturating_sub(at.elapsed()));
+            tokio::select! {
+                () = self.signals.hinted() => {}
+                () = tokio::time::sleep(beat.min(self.until_due(life))) => {}
+                _ = stopping.changed() => {}
+            }
+        }
+    }
+
+    fn until_due(&self, life: &Incarnation) -> Duration {
+        match life.next_due {
+            Some(at) => Duration::from_millis(u64::try_from(at - self.clock.now()).unwrap_or(0).max(1)),
+            None => HEARTBEAT,
+        }
+    }
+
+    fn is_due(&self, life: &Incarnation) -> bool {
+        life.next_due.is_some_and(|at| at <= self.clock.now())
+    }
+
+    /// Beats and learns what there is to do. False when this incarnation was declared dead.
+    async fn pulse(&self, life: &mut Incarnation) -> Result<bool, StoreError> {
+        let queues = self.options.queue_names();
+        let expiry = self.options.executor_expiry_ms;
+        let pulse = retrying(|| async { executors::pulse(&self.db.write(), &life.claimer.executor_id, &queues, expiry, life.reconciler.from()).await }).await?;
+        let Some(pulse) = pulse else { return Ok(false) };
+        life.last_pulse = Some(Instant::now());
+        self.clock.set(pulse.now);
+        self.signals.others_live(pulse.executors > 1);
+        if pulse.expired > 0 || life.last_sweep.elapsed() >= Duration::from_millis(expiry.unsigned_abs()) {
+            life.last_sweep = Instant::now();
+            if executors::bury_expired(&self.db, expiry).await? > 0 {
+                self.signals.due();
+            }
+            self.release_unheld(life).await?;
+            life.claimer.newest_version = executors::is_newest_version(&self.db.read(), &life.claimer.app_version).await?;
+        }
+        let timed = pulse.next_delay.into_iter().chain(pulse.next_deadline).min();
+        let mut hints = hints_of(&pulse);
+        if timed.is_some_and(|at| at <= pulse.now) && executors::pass_time(&self.db).await? > 0 {
+            hints.queues.insert(ANY_QUEUE.to_owned());
+        }
+        let leads = pulse.leader.as_deref() == Some(life.claimer.executor_id.as_str());
+        if leads && life.last_round.is_none_or(|at| at.elapsed() >= HEARTBEAT) {
+            life.last_round = Some(Instant::now());
+            hints.due |= life.reconciler.round(&self.db, pulse.round_end, expiry).await? > 0;
+        }
+        life.next_due = pulse.next_due.filter(|at| *at > pulse.now).into_iter().chain(timed.filter(|at| *at > pulse.now)).min();
+        self.signals.put_back(hints);
+        Ok(true)
+    }
+
+    /// Releases claims that carry this executor's id and that nobody here executes: the answer to their transaction was lost.
+    async fn release_unheld(&self, life: &mut Incarnation) -> Result<(), StoreError> {
+        let held = claims::held_by(&self.db.read(), &life.claimer.executor_id).await?;
+        let unheld: Vec<_> = {
+            let running = life.running.lock().unwrap_or_else(PoisonError::into_inner);
+            held.into_iter().filter(|claim| running.get(&claim.workflow_id) != Some(&claim.token)).collect()
+        };
+        if !unheld.is_empty() {
+            let tx = self.db.begin().await?;
+            claims::release(&tx, &unheld, Charge::UnlessProgress).await?;
+            tx.commit().await?;
+            self.signals.due();
+        }
+        life.suspect = false;
+        Ok(())
+    }
+
+    /// Claims what the hints name, as far as slots and limits allow. What could not be claimed for want of a slot is hinted again.
+    async fn claim_round(&self, life: &mut Incarnation) -> Result<(), StoreError> {
+        if life.suspect {
+            self.release_unheld(life).await?;
+        }
+        let mut hints = self.signals.take();
+        if let Some(at) = hints.due_at.take() {
+            life.next_due = life.next_due.into_iter().chain([at]).min();
+        }
+        if hints.is_empty() {
+            return Ok(());
+        }
+        let mut free = self.free_slots(life);
+        if free == 0 {
+            self.signals.put_back(hints);
+            return Ok(());
+        }
+        if life.limited_read.is_none_or(|at| at.elapsed() >= SETTINGS_AGE) {
+            life.limited = queue_limits::limited(&self.db.read()).await?.into_iter().collect();
+            life.limited_read = Some(Instant::now());
+        }
+        let asked: Vec<String> = if hints.queues.contains(ANY_QUEUE) {
+            self.options.queue_names()
+        } else {
+            self.options.queue_names().into_iter().filter(|queue| hints.queues.contains(queue)).collect()
+        };
+        let (limited, open): (Vec<String>, Vec<String>) = self.options.queue_names().into_iter().partition(|q| life.limited.contains(q));
+        let mut again = Hints::default();
+        let open_asked: Vec<&String> = asked.iter().filter(|queue| open.contains(queue)).collect();
+        if hints.due || !open_asked.is_empty() {
+            let (claimed, more) = self.claim_open(life, hints.due.then_some(&open), &open_asked, free.min(CLAIM_BATCH)).await?;
+            free = free.saturating_sub(claimed.len() as u64);
+            again.due |= more.due;
+            again.queues.extend(more.queues);
+            self.start(life, claimed).await?;
+        }
+        for queue in limited {
+            let asked = asked.contains(&queue);
+            if (!hints.due && !asked) || free == 0 {
+                if free == 0 && asked {
+                    again.queues.insert(queue);
+                }
+                continue;
+            }
+            let claimed = self.claim_limited(life, &queue, hints.due, free.min(CLAIM_BATCH)).await?;
+            free = free.saturating_sub(claimed.len() as u64);
+            if !claimed.is_empty() {
+                again.due |= hints.due;
+                again.queues.insert(queue);
+            }
+            self.start(life, claimed).await?;
+        }
+        if !again.is_empty() {
+            self.signals.put_back(again);
+            if free > 0 {
+                self.signals.slots_freed();
+            }
+        }
+        Ok(())
+    }
+
+    fn free_slots(&self, life: &Incarnation) -> u64 {
+        let running = life.running.lock().unwrap_or_else(PoisonError::into_inner).len();
+        self.options.slots.saturating_sub(running) as u64
+    }
+
+    /// Claims from queues without limits: rows that somebody else has locked are passed over.
+    async fn claim_open(
+        &self,
+        life: &Incarnation,
+        due: Option<&Vec<String>>,
+        queues: &[&String],
+        limit: u64,
+    ) -> Result<(Vec<Claimed>, Hints), StoreError> {
+        retrying(|| async {
+            reached(if due.is_some() { Point::BeforeWake } else { Point::BeforeClaim }, "");
+            let tx = self.db.begin().await?;
+            let mut more = Hints::default();
+            let mut found = Vec::new();
+            if let Some(open) = due {
+                found = claims::lock_due(&tx, &life.claimer, open, limit).await?;
+                more.due = found.len() as u64 == limit;
+            }
+            let woken = found.len();
+            for queue in queues {
+                let left = limit - found.len() as u64;
+                if left == 0 {
+                    more.queues.insert((*queue).clone());
+                    continue;
+                }
+                let allowance = Allowance { start: left, ..Allowance::default() };
+                let queued = claims::lock_queued(&tx, &life.claimer, queue, &allowance).await?;
+                if queued.len() as u64 == left {
+                    more.queues.insert((*queue).clone());
+                }
+                found.extend(queued);
+            }
+            let claimed = claims::take(&tx, &life.claimer, found, false).await?;
+            tx.commit().await?;
+            self.claimed_at_point(woken, &claimed);
+            Ok((claimed, more))
+        })
+        .await
+    }
+
+    /// Claims from a queue with limits, whose row is the lock: what is counted after it is true until the commit.
+    async fn claim_limited(&self, life: &Incarnation, queue: &str, due: bool, limit: u64) -> Result<Vec<Claimed>, StoreError> {
+        retrying(|| async {
+            reached(if due { Point::BeforeWake } else { Point::BeforeClaim }, "");
+            let tx = self.db.begin().await?;
+            let Some(row) = queue_limits::lock(&tx, queue).await? else { return Ok(Vec::new()) };
+            let live = queue_limits::live(&tx, queue, &life.claimer.executor_id).await?;
+            let allowance = queue_limits::allowance(&row, live, limit);
+            let mut found = Vec::new();
+            if due && allowance.wake > 0 {
+                found = claims::lock_due(&tx, &life.claimer, &[queue.to_owned()], allowance.wake).await?;
+            }
+            let woken = found.len();
+            let start = allowance.start.min(allowance.wake - woken as u64);
+            if start > 0 {
+                found.extend(claims::lock_queued(&tx, &life.claimer, queue, &Allowance { start, ..allowance }).await?);
+            }
+            let started = found.len() - woken;
+            let claimed = claims::take(&tx, &life.claimer, found, allowance.rate_limited).await?;
+            if allowance.rate_limited && started > 0 {
+                queue_limits::spend(&tx, queue, &row, live.now, started).await?;
+            }
+            tx.commit().await?;
+            if let Some(opens_at) = allowance.opens_at {
+                self.signals.due_at(opens_at);
+            }
+            self.claimed_at_point(woken, &claimed);
+            Ok(claimed)
+        })
+        .await
+    }
+
+    fn claimed_at_point(&self, woken: usize, claimed: &[Claimed]) {
+        if !claimed.is_empty() {
+            reached(if woken > 0 { Point::AfterWake } else { Point::AfterClaim }, "");
+        }
+    }
+
+    /// Starts a task for each claimed workflow.
+    async fn start(&self, life: &mut Incarnation, claimed: Vec<Claimed>) -> Result<(), StoreError> {
+        if claimed.is_empty() {
+            return Ok(());
+        }
+        let replayed: Vec<&str> = claimed.iter().filter(|c| c.outputs > 0).map(|c| c.workflow.workflow_uuid.as_str()).collect();
+        let mut recorded: HashMap<String, Vec<StepRow>> = HashMap::new();
+        if !replayed.is_empty() {
+            for row in workflows::steps(&self.db.read(), &replayed).await? {
+                recorded.entry(row.workflow_uuid.clone()).or_default().push(row);
+            }
+        }
+        for claimed in claimed {
+            let id = claimed.workflow.workflow_uuid.clone();
+            let Some(workflow) = self.registry.get(&claimed.workflow.name) else { continue };
+            life.running.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone(), claimed.token.clone());
+            let slot = Slot { running: Arc::clone(&life.running), signals: Arc::clone(&self.signals), id: id.clone() };
+            let steps = recorded.remove(&id).unwrap_or_default();
+            let context = Context::new(claimed, steps, self.db.clone(), Arc::clone(&self.clock), self.options.app_version.clone());
+            let committer = self.committer.clone();
+            life.tasks.spawn(async move {
+                let ended = drive(workflow.as_ref(), &context, &committer).await;
+                tracing::debug!(workflow = context.workflow_id(), ?ended, "left");
+                if ended == Ended::Stopped {
+                    tracing::info!(workflow = context.workflow_id(), "stopped: cancelled, or claimed by another process");
+                }
+                drop(slot);
+            });
+        }
+        Ok(())
+    }
+
+    /// Ends this life: what runs may finish until the grace is over, the rest is handed back uncharged.
+    async fn end(&self, mut life: Incarnation) {
+        let drained = async { while life.tasks.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(self.options.grace, drained).await;
+        life.tasks.shutdown().await;
+        let retired = tokio::time::timeout(self.options.grace.max(HEARTBEAT), executors::retire(&self.db, &life.claimer.executor_id)).await;
+        match retired {
+            Ok(Ok(handed_back)) => tracing::info!(handed_back, "retired"),
+            Ok(Err(error)) => tracing::warn!(%error, "could not hand back; another process takes over after the expiry"),
+            Err(_) => tracing::warn!("could not hand back in time; another process takes over after the expiry"),
+        }
+    }
+}
+
+impl Incarnation {
+    fn new(claimer: Claimer, reachable: Arc<AtomicBool>) -> Self {
+        Self {
+            claimer,
+            running: Running::default(),
+            tasks: JoinSet::new(),
+            limited: BTreeSet::new(),
+            limited_read: None,
+            last_pulse: None,
+            last_sweep: Instant::now(),
+            last_round: None,
+            reconciler: Reconciler::new(),
+            suspect: false,
+            next_due: None,
+            reachable,
+        }
+    }
+
+    /// Remembers whether the database answers; true when that has changed.
+    fn say_reachable(&self, reachable: bool) -> bool {
+        self.reachable.swap(reachable, Ordering::Relaxed) != reachable
+    }
+}
+
+fn hints_of(pulse: &Pulse) -> Hints {
+    let queues = if pulse.queued { [ANY_QUEUE.to_owned()].into() } else { BTreeSet::new() };
+    Hints { due: pulse.next_due.is_some_and(|at| at <= pulse.now), queues, due_at: None }
+}
+
+/// A place in the process for one execution; dropping it, however the task ends, frees it.
+struct Slot {
+    running: Running,
+    signals: Arc<Signals>,
+    id: String,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+        self.signals.slots_freed();
+    }
+}

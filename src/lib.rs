@@ -1,0 +1,8 @@
+//! Stepwell: a durable job runner. One library, one binary; SQLite on a laptop, Postgres in production, the same guarantees.
+//!
+//! Arrows point down only: `cli` → `api` → `intent` → `planner`, `sandbox`, `engine` → `store`.
+
+pub mod canonical;
+pub mod engine;
+pub mod planner;
+pub mod store;

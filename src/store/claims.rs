@@ -1,0 +1,316 @@
+//! Owns claims: which process executes which workflow. Every change of a `claims` row here happens with its `workflow_status` row locked
+//! first, and every claim names its fence: a fresh token in `owner_xid`.
+
+use sea_orm::{ConnectionTrait, FromQueryResult};
+use serde::Serialize;
+
+use super::{
+    backend::{Column, dialect, json_rows, statement},
+    error::StoreError,
+    queue_limits::Allowance,
+    status::WorkflowStatus,
+    workflows::APPLICATION_NAME,
+};
+
+/// Who claims, and what it can run.
+#[derive(Debug, Clone)]
+pub struct Claimer {
+    /// This incarnation of the process.
+    pub executor_id: String,
+    /// Its application version.
+    pub app_version: String,
+    /// Whether it is the newest version known: only that one takes rows without a version.
+    pub newest_version: bool,
+    /// The names registered here.
+    pub names: Vec<String>,
+    /// Claims without progress after which a workflow is given up.
+    pub max_recovery_attempts: i64,
+}
+
+/// A workflow that may be claimed; its row is locked.
+#[derive(Debug, Clone, FromQueryResult)]
+pub struct Candidate {
+    /// Its id.
+    pub workflow_uuid: String,
+    /// The registered name of its function.
+    pub name: String,
+    /// The queue it came from.
+    pub queue_name: String,
+    /// Its tenant.
+    pub queue_partition_key: Option<String>,
+    /// Lower first.
+    pub priority: i32,
+    /// Claims since it last made progress.
+    pub recovery_attempts: i64,
+    /// Its input, JSON text.
+    pub inputs: Option<String>,
+    /// Who awaits it.
+    pub parent_workflow_id: Option<String>,
+    /// When the workflow was created, epoch milliseconds.
+    pub created_at: i64,
+    /// Whether it was suspended, rather than queued.
+    pub woken: bool,
+}
+
+/// A workflow that this process owns until the token is no longer in its row.
+#[derive(Debug, Clone)]
+pub struct Claimed {
+    /// What was claimed.
+    pub workflow: Candidate,
+    /// The fence.
+    pub token: String,
+    /// How many steps were recorded at the time of the claim.
+    pub outputs: i64,
+}
+
+/// The rows that a suspended workflow must have before it is woken, the version and names that this claimer serves.
+fn eligible(claimer: &Claimer) -> String {
+    let version = if claimer.newest_version { "(s.application_version = $2 OR s.application_version IS NULL)" } else { "s.application_version = $2" };
+    format!(
+        "{version} AND (s.application_name = '{APPLICATION_NAME}' OR s.application_name IS NULL) \
+         AND NOT EXISTS (SELECT 1 FROM \"app\".claims c WHERE c.workflow_id = s.workflow_uuid)"
+    )
+}
+
+fn candidate_columns(woken: bool) -> String {
+    format!(
+        "SELECT s.workflow_uuid, s.name, s.queue_name, s.queue_partition_key, s.priority, \
+         COALESCE(s.recovery_attempts, 0) AS recovery_attempts, COALESCE(i.inputs, s.inputs) AS inputs, s.parent_workflow_id, s.created_at, \
+         {woken} AS woken"
+    )
+}
+
+/// Locks and returns suspended workflows of `queues` that are due, the longest due first.
+pub async fn lock_due(tx: &impl ConnectionTrait, claimer: &Claimer, queues: &[String], limit: u64) -> Result<Vec<Candidate>, StoreError> {
+    let sql = dialect(tx);
+    let text = format!(
+        "{columns} FROM \"app\".waits w JOIN \"dbos\".workflow_status s ON s.workflow_uuid = w.workflow_id \
+         LEFT JOIN \"dbos\".workflow_input i ON i.workflow_uuid = s.workflow_uuid \
+         WHERE w.due_at <= {now} AND s.status = 'PENDING' AND s.owner_xid IS NULL AND s.queue_name IN ({queues}) AND s.name IN ({names}) \
+         AND {eligible} ORDER BY w.due_at LIMIT {limit} {lock}",
+        columns = candidate_columns(true),
+        now = sql.now(),
+        queues = sql.strings(1),
+        names = sql.strings(3),
+        eligible = eligible(claimer),
+        lock = sql.lock_free("s"),
+    );
+    let values = [json_rows(&queues)?, claimer.app_version.as_str().into(), json_rows(&claimer.names)?];
+    candidates(tx, text, values).await
+}
+
+/// Locks and returns queued workflows of `queue` in priority and FIFO order, as many as `allowance` lets start.
+pub async fn lock_queued(
+    tx: &impl ConnectionTrait,
+    claimer: &Claimer,
+    queue: &str,
+    allowance: &Allowance,
+) -> Result<Vec<Candidate>, StoreError> {
+    let sql = dialect(tx);
+    let limit = allowance.start;
+    let (partition, values) = match allowance.partition_concurrency {
+        None => (String::new(), Vec::new()),
+        // The rank of a row within its partition, counted only up to the limit, beside the live claims of that partition.
+        Some(most) => (
+            format!(
+                "AND (SELECT count(*) FROM \"app\".claims c JOIN \"dbos\".workflow_status o ON o.workflow_uuid = c.workflow_id \
+                 WHERE c.queue_name = s.queue_name AND COALESCE(c.queue_partition_key, '') = COALESCE(s.queue_partition_key, '') \
+                 AND o.owner_xid = c.token AND o.status = 'PENDING') \
+                 + (SELECT count(*) FROM (SELECT 1 FROM \"dbos\".workflow_status e WHERE e.queue_name = s.queue_name AND e.status = 'ENQUEUED' \
+                 AND COALESCE(e.queue_partition_key, '') = COALESCE(s.queue_partition_key, '') \
+                 AND e.application_version IS NOT DISTINCT FROM s.application_version AND (e.priority, e.created_at, e.workflow_uuid) < (s.priority, s.created_at, s.workflow_uuid) LIMIT $4) AS earlier) < $4"
+            ),
+            vec![sea_orm::Value::from(i64::from(most))],
+        ),
+    };
+    let text = format!(
+        "{columns} FROM \"dbos\".workflow_status s LEFT JOIN \"dbos\".workflow_input i ON i.workflow_uuid = s.workflow_uuid \
+         WHERE s.queue_name = $1 AND s.status = 'ENQUEUED' AND s.name IN ({names}) AND {eligible} {partition} \
+         ORDER BY s.priority, s.created_at LIMIT {limit} {lock}",
+        columns = candidate_columns(false),
+        names = sql.strings(3),
+        eligible = eligible(claimer),
+        lock = sql.lock_free("s"),
+    );
+    let fixed = [queue.into(), claimer.app_version.as_str().into(), json_rows(&claimer.names)?];
+    candidates(tx, text, fixed.into_iter().chain(values)).await
+}
+
+async fn candidates(
+    tx: &impl ConnectionTrait,
+    text: String,
+    values: impl IntoIterator<Item = sea_orm::Value>,
+) -> Result<Vec<Candidate>, StoreError> {
+    let rows = tx.query_all_raw(statement(tx, text, values)).await?;
+    Ok(rows.iter().map(|row| Candidate::from_query_result(row, "")).collect::<Result<_, _>>()?)
+}
+
+/// Claims `candidates`, whose rows this transaction has locked: sets the fence, charges one attempt, drops their waits. Those that have used
+/// up their attempts are given up instead. Once committed, the caller owns what is returned.
+pub async fn take(
+    tx: &impl ConnectionTrait,
+    claimer: &Claimer,
+    candidates: Vec<Candidate>,
+    rate_limited: bool,
+) -> Result<Vec<Claimed>, StoreError> {
+    let (dead, alive): (Vec<_>, Vec<_>) = candidates.into_iter().partition(|c| c.recovery_attempts >= claimer.max_recovery_attempts);
+    if !dead.is_empty() {
+        give_up(tx, &dead).await?;
+    }
+    if alive.is_empty() {
+        return Ok(Vec::new());
+    }
+    #[derive(Serialize)]
+    struct Row<'a> {
+        id: &'a str,
+        token: String,
+        queue: &'a str,
+        partition: Option<&'a str>,
+        fresh: bool,
+    }
+    let rows: Vec<Row> = alive
+        .iter()
+        .map(|c| Row {
+            id: &c.workflow_uuid,
+            token: uuid::Uuid::new_v4().to_string(),
+            queue: &c.queue_name,
+            partition: c.queue_partition_key.as_deref(),
+            fresh: !c.woken,
+        })
+        .collect();
+    let values = json_rows(&rows)?;
+    let sql = dialect(tx);
+    let now = sql.now();
+    let columns = [
+        ("id", Column::Text),
+        ("token", Column::Text),
+        ("queue", Column::Text),
+        ("partition", Column::Text),
+        ("fresh", Column::Bool),
+    ];
+    let source = sql.rows(1, "v", &columns);
+    // A woken workflow keeps its start time, and costs its queue's rate nothing.
+    let text = format!(
+        "UPDATE \"dbos\".workflow_status AS s SET status = 'PENDING', executor_id = $2, owner_xid = v.token, \
+         recovery_attempts = COALESCE(s.recovery_attempts, 0) + 1, application_name = '{APPLICATION_NAME}', \
+         application_version = COALESCE(s.application_version, $3), updated_at = {now}, \
+         started_at_epoch_ms = CASE WHEN v.fresh THEN {now} ELSE s.started_at_epoch_ms END, \
+         rate_limited = CASE WHEN v.fresh THEN $4 ELSE s.rate_limited END, \
+         workflow_deadline_epoch_ms = COALESCE(s.workflow_deadline_epoch_ms, {now} + s.workflow_timeout_ms) \
+         FROM {source} WHERE s.workflow_uuid = v.id"
+    );
+    let bound = [values.clone(), claimer.executor_id.as_str().into(), claimer.app_version.as_str().into(), rate_limited.into()];
+    tx.execute_raw(statement(tx, text, bound)).await?;
+    let text = format!(
+        "INSERT INTO \"app\".claims (workflow_id, token, executor_id, queue_name, queue_partition_key, outputs_at_claim, claimed_at) \
+         SELECT v.id, v.token, $2, v.queue, v.partition, \
+         (SELECT count(*) FROM \"dbos\".operation_outputs o WHERE o.workflow_uuid = v.id), {now} FROM {source} \
+         RETURNING workflow_id, token, outputs_at_claim"
+    );
+    let inserted = tx.query_all_raw(statement(tx, text, [values.clone(), claimer.executor_id.as_str().into()])).await?;
+    if alive.iter().any(|c| c.woken) {
+        let text = format!("DELETE FROM \"app\".waits WHERE workflow_id IN (SELECT v.id FROM {source})");
+        tx.execute_raw(statement(tx, text, [values])).await?;
+    }
+    let mut by_id: std::collections::HashMap<String, Candidate> = alive.into_iter().map(|c| (c.workflow_uuid.clone(), c)).collect();
+    let mut claimed = Vec::with_capacity(inserted.len());
+    for row in &inserted {
+        let id: String = row.try_get_by_index(0)?;
+        if let Some(workflow) = by_id.remove(&id) {
+            let outputs: i32 = row.try_get_by_index(2)?;
+            claimed.push(Claimed { workflow, token: row.try_get_by_index(1)?, outputs: i64::from(outputs) });
+        }
+    }
+    Ok(claimed)
+}
+
+/// Ends workflows that were claimed too often without progress. Their rows are locked.
+async fn give_up(tx: &impl ConnectionTrait, dead: &[Candidate]) -> Result<(), StoreError> {
+    let ids: Vec<&str> = dead.iter().map(|c| c.workflow_uuid.as_str()).collect();
+    let sql = dialect(tx);
+    let text = format!(
+        "UPDATE \"dbos\".workflow_status SET status = '{}', completed_at = {now}, updated_at = {now}, owner_xid = NULL, executor_id = NULL, \
+         deduplication_id = NULL WHERE workflow_uuid IN ({})",
+        WorkflowStatus::MaxRecoveryAttemptsExceeded.as_str(),
+        sql.strings(1),
+        now = sql.now(),
+    );
+    tx.execute_raw(statement(tx, text, [json_rows(&ids)?])).await?;
+    let text = format!("DELETE FROM \"app\".waits WHERE workflow_id IN ({})", sql.strings(1));
+    tx.execute_raw(statement(tx, text, [json_rows(&ids)?])).await?;
+    Ok(())
+}
+
+/// A claim as its row says.
+#[derive(Debug, Clone, FromQueryResult)]
+pub struct ClaimRow {
+    /// The workflow.
+    pub workflow_id: String,
+    /// The fence that the claim was given.
+    pub token: String,
+    /// Who holds it.
+    pub executor_id: String,
+}
+
+/// The claims that `executor_id` holds.
+pub async fn held_by(db: &impl ConnectionTrait, executor_id: &str) -> Result<Vec<ClaimRow>, StoreError> {
+    let text = "SELECT workflow_id, token, executor_id FROM \"app\".claims WHERE executor_id = $1";
+    let rows = db.query_all_raw(statement(db, text, [executor_id.into()])).await?;
+    Ok(rows.iter().map(|row| ClaimRow::from_query_result(row, "")).collect::<Result<_, _>>()?)
+}
+
+/// How much a release is held against the workflow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Charge {
+    /// Its process died: the attempt counts unless steps were recorded since the claim.
+    UnlessProgress,
+    /// It was handed back or yielded: the attempt does not count.
+    Nothing,
+}
+
+/// Ends claims whose holder no longer executes them. A workflow that is still theirs stays `PENDING` and is due at once; of one that was
+/// cancelled or queued again only the claim goes. Claims that changed hands since they were read are left alone.
+pub async fn release(tx: &impl ConnectionTrait, claims: &[ClaimRow], charge: Charge) -> Result<u64, StoreError> {
+    if claims.is_empty() {
+        return Ok(0);
+    }
+    let sql = dialect(tx);
+    let now = sql.now();
+    #[derive(Serialize)]
+    struct Row<'a> {
+        id: &'a str,
+        token: &'a str,
+    }
+    let rows: Vec<Row> = claims.iter().map(|c| Row { id: &c.workflow_id, token: &c.token }).collect();
+    let values = json_rows(&rows)?;
+    let source = sql.rows(1, "v", &[("id", Column::Text), ("token", Column::Text)]);
+    let text = format!(
+        "SELECT s.workflow_uuid FROM {source} JOIN \"dbos\".workflow_status s ON s.workflow_uuid = v.id ORDER BY s.workflow_uuid {}",
+        sql.lock("s")
+    );
+    tx.query_all_raw(statement(tx, text, [values.clone()])).await?;
+    let attempts = match charge {
+        Charge::Nothing => "0",
+        Charge::UnlessProgress => {
+            "CASE WHEN (SELECT count(*) FROM \"dbos\".operation_outputs o WHERE o.workflow_uuid = s.workflow_uuid) > c.outputs_at_claim \
+             THEN 0 ELSE s.recovery_attempts END"
+        }
+    };
+    let text = format!(
+        "INSERT INTO \"app\".waits (workflow_id, conditions, due_at, created_at) SELECT v.id, '[]', {now}, {now} FROM {source} \
+         JOIN \"dbos\".workflow_status s ON s.workflow_uuid = v.id JOIN \"app\".claims c ON c.workflow_id = v.id AND c.token = v.token \
+         WHERE s.status = 'PENDING' AND s.owner_xid = v.token \
+         ON CONFLICT (workflow_id) DO UPDATE SET conditions = '[]', due_at = excluded.due_at"
+    );
+    tx.execute_raw(statement(tx, text, [values.clone()])).await?;
+    let text = format!(
+        "UPDATE \"dbos\".workflow_status AS s SET owner_xid = NULL, executor_id = NULL, updated_at = {now}, recovery_attempts = {attempts} \
+         FROM {source} JOIN \"app\".claims c ON c.workflow_id = v.id AND c.token = v.token \
+         WHERE s.workflow_uuid = v.id AND s.status = 'PENDING' AND s.owner_xid = v.token"
+    );
+    tx.execute_raw(statement(tx, text, [values.clone()])).await?;
+    let text = format!(
+        "DELETE FROM \"app\".claims WHERE EXISTS (SELECT 1 FROM {source} WHERE v.id = claims.workflow_id AND v.token = claims.token)"
+    );
+    Ok(tx.execute_raw(statement(tx, text, [values])).await?.rows_affected())
+}

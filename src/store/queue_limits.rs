@@ -1,0 +1,211 @@
+//! Owns the limits of queues: their settings, the rate window, and what they let start. The row of a limited queue is its lock.
+
+use sea_orm::{ConnectionTrait, FromQueryResult};
+
+use super::{
+    backend::{dialect, statement},
+    error::StoreError,
+};
+
+/// What a queue allows. A limit that is absent does not limit.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct QueueSettings {
+    /// The queue.
+    pub name: String,
+    /// Most workflows in execution, over all processes.
+    pub concurrency: Option<i32>,
+    /// Most workflows in execution in one process.
+    pub worker_concurrency: Option<i32>,
+    /// Most workflows in execution per partition.
+    pub partition_concurrency: Option<i32>,
+    /// Most starts per period.
+    pub rate_limit_max: Option<i32>,
+    /// The period in milliseconds.
+    pub rate_limit_period_ms: Option<i64>,
+}
+
+impl QueueSettings {
+    /// A queue that limits nothing.
+    pub fn unlimited(name: impl Into<String>) -> Self {
+        Self { name: name.into(), ..Self::default() }
+    }
+}
+
+/// The row of a queue, read under its lock.
+#[derive(Debug, Clone, FromQueryResult)]
+pub struct QueueRow {
+    /// Most workflows in execution, over all processes.
+    pub concurrency: Option<i32>,
+    /// Most workflows in execution in one process.
+    pub worker_concurrency: Option<i32>,
+    /// Most workflows in execution per partition.
+    pub partition_concurrency: Option<i32>,
+    /// Most starts per period.
+    pub rate_limit_max: Option<i32>,
+    /// The period in milliseconds.
+    pub rate_limit_period_ms: Option<i64>,
+    /// Whether nothing is to start.
+    pub paused: bool,
+    /// When the current period began, epoch milliseconds.
+    pub window_started_at: i64,
+    /// Starts in the current period.
+    pub window_count: i32,
+}
+
+/// What is live in a queue at one instant.
+#[derive(Debug, Clone, Copy, Default, FromQueryResult)]
+pub struct Live {
+    /// The database's clock, epoch milliseconds.
+    pub now: i64,
+    /// Live claims over all processes.
+    pub everywhere: i64,
+    /// Live claims of the asking process.
+    pub here: i64,
+}
+
+/// What may be claimed now.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Allowance {
+    /// Suspended workflows that may be woken: they need a slot, no rate.
+    pub wake: u64,
+    /// Queued workflows that may start, if none is woken.
+    pub start: u64,
+    /// Most live claims per partition.
+    pub partition_concurrency: Option<i32>,
+    /// Whether starts are counted against a rate.
+    pub rate_limited: bool,
+    /// When the rate window that was used up opens again, epoch milliseconds.
+    pub opens_at: Option<i64>,
+}
+
+/// What a queue with `row` and `live` claims allows a process with `slots` free slots.
+pub fn allowance(row: &QueueRow, live: Live, slots: u64) -> Allowance {
+    if row.paused {
+        return Allowance::default();
+    }
+    let left = |most: Option<i32>, used: i64| most.map_or(u64::MAX, |most| u64::try_from(i64::from(most) - used).unwrap_or(0));
+    let wake = slots.min(left(row.concurrency, live.everywhere)).min(left(row.worker_concurrency, live.here));
+    let mut allowance =
+        Allowance { wake, start: wake, partition_concurrency: row.partition_concurrency, rate_limited: false, opens_at: None };
+    if let (Some(most), Some(period)) = (row.rate_limit_max, row.rate_limit_period_ms) {
+        let ends = row.window_started_at + period;
+        let used = if live.now >= ends { 0 } else { i64::from(row.window_count) };
+        let tokens = left(Some(most), used);
+        allowance.rate_limited = true;
+        allowance.start = wake.min(tokens);
+        allowance.opens_at = (tokens == 0).then_some(ends);
+    }
+    allowance
+}
+
+/// Creates the rows of `settings` that are not there; what an operator has changed stays.
+pub async fn ensure(tx: &impl ConnectionTrait, settings: &[QueueSettings]) -> Result<(), StoreError> {
+    let now = dialect(tx).now();
+    for queue in settings {
+        let text = format!(
+            "INSERT INTO \"app\".queue_limits (name, concurrency, worker_concurrency, partition_concurrency, rate_limit_max, \
+             rate_limit_period_ms, paused, window_started_at, window_count, updated_at) VALUES ($1, $2, $3, $4, $5, $6, false, 0, 0, {now}) \
+             ON CONFLICT (name) DO NOTHING"
+        );
+        let values = [
+            queue.name.as_str().into(),
+            queue.concurrency.into(),
+            queue.worker_concurrency.into(),
+            queue.partition_concurrency.into(),
+            queue.rate_limit_max.into(),
+            queue.rate_limit_period_ms.into(),
+        ];
+        tx.execute_raw(statement(tx, text, values)).await?;
+    }
+    Ok(())
+}
+
+/// The names of the queues of `names` that limit anything.
+pub async fn limited(db: &impl ConnectionTrait) -> Result<Vec<String>, StoreError> {
+    let text = "SELECT name FROM \"app\".queue_limits WHERE concurrency IS NOT NULL OR worker_concurrency IS NOT NULL \
+                OR partition_concurrency IS NOT NULL OR rate_limit_max IS NOT NULL OR paused";
+    let rows = db.query_all_raw(statement(db, text, [])).await?;
+    Ok(rows.iter().map(|row| row.try_get_by_index(0)).collect::<Result<_, _>>()?)
+}
+
+/// Locks the row of `queue` until the transaction ends. What is read after this sees every claim made under an earlier lock.
+pub async fn lock(tx: &impl ConnectionTrait, queue: &str) -> Result<Option<QueueRow>, StoreError> {
+    let text = format!(
+        "SELECT q.concurrency, q.worker_concurrency, q.partition_concurrency, q.rate_limit_max, q.rate_limit_period_ms, q.paused, \
+         q.window_started_at, q.window_count FROM \"app\".queue_limits q WHERE q.name = $1 {}",
+        dialect(tx).lock("q")
+    );
+    let row = tx.query_one_raw(statement(tx, text, [queue.into()])).await?;
+    Ok(row.map(|row| QueueRow::from_query_result(&row, "")).transpose()?)
+}
+
+/// Counts the live claims of `queue`: those whose workflow is still theirs.
+pub async fn live(tx: &impl ConnectionTrait, queue: &str, executor_id: &str) -> Result<Live, StoreError> {
+    let text = format!(
+        "SELECT {now} AS now, count(*) AS everywhere, COALESCE(sum(CASE WHEN c.executor_id = $2 THEN 1 ELSE 0 END), 0) AS here \
+         FROM \"app\".claims c JOIN \"dbos\".workflow_status s ON s.workflow_uuid = c.workflow_id AND s.owner_xid = c.token \
+         AND s.status = 'PENDING' WHERE c.queue_name = $1",
+        now = dialect(tx).now()
+    );
+    let row = tx.query_one_raw(statement(tx, text, [queue.into(), executor_id.into()])).await?;
+    Ok(row.map(|row| Live::from_query_result(&row, "")).transpose()?.unwrap_or_default())
+}
+
+/// Counts `started` starts at time `now` against the rate of `queue`, whose row is locked.
+pub async fn spend(tx: &impl ConnectionTrait, queue: &str, row: &QueueRow, now: i64, started: usize) -> Result<(), StoreError> {
+    let Some(period) = row.rate_limit_period_ms else { return Ok(()) };
+    let started = i32::try_from(started).unwrap_or(i32::MAX);
+    let (window, count) = if now >= row.window_started_at + period { (now, started) } else { (row.window_started_at, row.window_count + started) };
+    let text = "UPDATE \"app\".queue_limits SET window_started_at = $2, window_count = $3 WHERE name = $1";
+    tx.execute_raw(statement(tx, text, [queue.into(), window.into(), count.into()])).await?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row() -> QueueRow {
+        QueueRow {
+            concurrency: None,
+            worker_concurrency: None,
+            partition_concurrency: None,
+            rate_limit_max: None,
+            rate_limit_period_ms: None,
+            paused: false,
+            window_started_at: 1_000,
+            window_count: 0,
+        }
+    }
+
+    fn live(everywhere: i64, here: i64) -> Live {
+        Live { now: 5_000, everywhere, here }
+    }
+
+    #[test]
+    fn the_tightest_limit_decides() {
+        let limited = QueueRow { concurrency: Some(10), worker_concurrency: Some(3), ..row() };
+        assert_eq!(allowance(&limited, live(2, 1), 100).start, 2);
+        assert_eq!(allowance(&limited, live(9, 0), 100).start, 1);
+        assert_eq!(allowance(&limited, live(12, 0), 100).start, 0);
+        assert_eq!(allowance(&limited, live(0, 0), 1).start, 1);
+    }
+
+    #[test]
+    fn a_used_up_rate_lets_the_woken_through_and_says_when_it_opens() {
+        let limited = QueueRow { rate_limit_max: Some(5), rate_limit_period_ms: Some(60_000), window_count: 5, ..row() };
+        let allowed = allowance(&limited, live(0, 0), 8);
+        assert_eq!((allowed.wake, allowed.start, allowed.opens_at), (8, 0, Some(61_000)));
+    }
+
+    #[test]
+    fn a_window_that_has_ended_is_empty() {
+        let limited = QueueRow { rate_limit_max: Some(5), rate_limit_period_ms: Some(4_000), window_count: 5, ..row() };
+        assert_eq!(allowance(&limited, live(0, 0), 8).start, 5);
+    }
+
+    #[test]
+    fn a_paused_queue_starts_nothing() {
+        assert_eq!(allowance(&QueueRow { paused: true, ..row() }, live(0, 0), 8), Allowance::default());
+    }
+}

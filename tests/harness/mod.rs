@@ -1,0 +1,83 @@
+//! The one harness of the black-box suites: the real binary on a fresh database, an HTTP client, an SQL oracle, and the
+//! signals that end a process. It knows the contract (HTTP, SQL, environment) and nothing of the library's insides.
+//! It never touches the configured database: every test brings its own.
+//!
+//! ```text
+//! mod harness;
+//! use harness::*;
+//!
+//! on_both_databases! {
+//!     async fn an_approved_run_ends_in_success(stage: Stage) {
+//!         let server = stage.serve().await;
+//!         let run = server.start_golden_run().await;
+//!         server.approve(&run).await;
+//!         assert_eq!(server.wait_terminal(&run).await["status"], "SUCCESS");
+//!     }
+//! }
+//! ```
+//! makes the tests `an_approved_run_ends_in_success::sqlite` and `…::postgres`. Servers are stopped and the database is
+//! dropped when the test passes; when it fails both the database and the logs stay, and the test says where.
+
+// Each suite is a crate of its own and uses a part of the harness. A failed expectation here is a failed test.
+#![allow(dead_code, unused_imports, unused_macros)]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod backend;
+mod eventually;
+mod http;
+mod lab;
+mod oracle;
+mod product;
+mod server;
+mod stage;
+mod tools;
+
+pub(crate) use backend::Backend;
+pub(crate) use eventually::eventually;
+pub(crate) use http::Answer;
+pub(crate) use lab::{Lab, LabOutput};
+pub(crate) use server::{Server, free_port};
+pub(crate) use stage::{Stage, run_on};
+pub(crate) use tools::{cache_dir, living_processes, missing_tools, npm_packages};
+
+/// Makes two tests of each function, on SQLite and on Postgres.
+macro_rules! on_both_databases {
+    ($($(#[$meta:meta])* async fn $name:ident($stage:ident: Stage) $body:block)+) => {
+        $(mod $name {
+            use super::*;
+
+            async fn given($stage: Stage) $body
+
+            $(#[$meta])*
+            #[test]
+            fn sqlite() {
+                run_on(Backend::Sqlite, stringify!($name), given);
+            }
+
+            $(#[$meta])*
+            #[test]
+            fn postgres() {
+                run_on(Backend::Postgres, stringify!($name), given);
+            }
+        })+
+    };
+}
+pub(crate) use on_both_databases;
+
+/// Makes one test of each function, on Postgres: for what SQLite cannot do (several machines, official clients).
+macro_rules! on_postgres {
+    ($($(#[$meta:meta])* async fn $name:ident($stage:ident: Stage) $body:block)+) => {
+        $(mod $name {
+            use super::*;
+
+            async fn given($stage: Stage) $body
+
+            $(#[$meta])*
+            #[test]
+            fn postgres() {
+                run_on(Backend::Postgres, stringify!($name), given);
+            }
+        })+
+    };
+}
+pub(crate) use on_postgres;
