@@ -3,6 +3,11 @@
 //! Arrows point down only: `cli` → `api` → `intent` → `planner`, `sandbox`, `engine` → `store`.
 
 pub mod canonical;
+pub mod cli;
+pub mod config;
 pub mod engine;
+pub mod intent;
 pub mod planner;
+pub mod sandbox;
 pub mod store;
+pub mod telemetry;

@@ -1,2 +1,5 @@
-//! x
-fn main(){}
+//! Starts the command line.
+
+fn main() -> std::process::ExitCode {
+    stepwell::cli::main()
+}

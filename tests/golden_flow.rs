@@ -81,9 +81,11 @@ fn lab_tools_are_missing(backend: Backend) -> bool {
 }
 
 async fn a_finished_golden_run(lab: &mut Lab) -> String {
-    lab.block(LAB_B).await.ok();
+    let started = lab.block(LAB_B).await.ok();
+    let run = lab.variable("WID").await;
+    assert!(run.starts_with("it_"), "no run to wait for: {started}");
     lab.block(LAB_C).await.ok();
-    lab.variable("WID").await
+    run
 }
 
 on_both_databases! {

@@ -23,9 +23,11 @@ impl MigratorTrait for Migrator {
 /// Applies what is missing.
 pub(crate) async fn up(tx: &DatabaseTransaction) -> Result<(), DbErr> {
     if tx.get_database_backend() == DbBackend::Postgres {
-        tx.execute_unprepared("CREATE SCHEMA IF NOT EXISTS app").await?;
+        tx.execute_unprepared("CREATE SCHEMA IF NOT EXISTS app")
+            .await?;
         // For this transaction only: unqualified names, the ledger's included, are in `app`.
-        tx.execute_unprepared("SET LOCAL search_path TO app").await?;
+        tx.execute_unprepared("SET LOCAL search_path TO app")
+            .await?;
     }
     Migrator::up(tx, None).await
 }
@@ -33,13 +35,16 @@ pub(crate) async fn up(tx: &DatabaseTransaction) -> Result<(), DbErr> {
 /// Drops everything of ours.
 pub(crate) async fn drop(tx: &DatabaseTransaction) -> Result<(), DbErr> {
     if tx.get_database_backend() == DbBackend::Postgres {
-        tx.execute_unprepared("DROP SCHEMA IF EXISTS app CASCADE").await?;
-        tx.execute_unprepared("DROP SCHEMA IF EXISTS manual CASCADE").await?;
+        tx.execute_unprepared("DROP SCHEMA IF EXISTS app CASCADE")
+            .await?;
+        tx.execute_unprepared("DROP SCHEMA IF EXISTS manual CASCADE")
+            .await?;
         return Ok(());
     }
     drop_views(tx).await?;
     for table in TABLES.iter().map(|(name, _)| *name).chain([LEDGER]) {
-        tx.execute_unprepared(&format!("DROP TABLE IF EXISTS {table}")).await?;
+        tx.execute_unprepared(&format!("DROP TABLE IF EXISTS {table}"))
+            .await?;
     }
     Ok(())
 }
@@ -47,8 +52,13 @@ pub(crate) async fn drop(tx: &DatabaseTransaction) -> Result<(), DbErr> {
 /// Drops the views, which look at both halves.
 pub(crate) async fn drop_views(tx: &DatabaseTransaction) -> Result<(), DbErr> {
     for (name, _) in VIEWS {
-        let schema = if tx.get_database_backend() == DbBackend::Postgres { "app." } else { "" };
-        tx.execute_unprepared(&format!("DROP VIEW IF EXISTS {schema}{name}")).await?;
+        let schema = if tx.get_database_backend() == DbBackend::Postgres {
+            "app."
+        } else {
+            ""
+        };
+        tx.execute_unprepared(&format!("DROP VIEW IF EXISTS {schema}{name}"))
+            .await?;
     }
     Ok(())
 }
@@ -58,7 +68,20 @@ pub(crate) async fn create_views(tx: &DatabaseTransaction) -> Result<(), DbErr> 
     drop_views(tx).await?;
     let backend = tx.get_database_backend();
     for (name, select) in VIEWS {
-        tx.execute_unprepared(&translate(backend, &format!("CREATE VIEW {name} AS {select}"))).await?;
+        tx.execute_unprepared(&translate(
+            backend,
+            &format!("CREATE VIEW {name} AS {select}"),
+        ))
+        .await?;
+    }
+    Ok(())
+}
+
+/// Deletes what the engine noted about workflows that are gone, in a transaction that [`up`] has prepared.
+pub(crate) async fn forget_workflows(tx: &DatabaseTransaction) -> Result<(), DbErr> {
+    for table in ["claims", "waits"] {
+        tx.execute_unprepared(&format!("DELETE FROM {table}"))
+            .await?;
     }
     Ok(())
 }
@@ -77,18 +100,31 @@ impl MigrationTrait for Initial {
         let db = manager.get_connection();
         let backend = manager.get_database_backend();
         for (name, columns) in TABLES {
-            db.execute_unprepared(&translate(backend, &format!("CREATE TABLE {name} ({columns})"))).await?;
+            db.execute_unprepared(&translate(
+                backend,
+                &format!("CREATE TABLE {name} ({columns})"),
+            ))
+            .await?;
         }
         for index in INDEXES {
-            db.execute_unprepared(&format!("CREATE INDEX {index}")).await?;
+            db.execute_unprepared(&format!("CREATE INDEX {index}"))
+                .await?;
         }
         for (name, select) in VIEWS {
-            db.execute_unprepared(&translate(backend, &format!("CREATE VIEW {name} AS {select}"))).await?;
+            db.execute_unprepared(&translate(
+                backend,
+                &format!("CREATE VIEW {name} AS {select}"),
+            ))
+            .await?;
         }
         for recipe in RECIPES {
             let insert = "INSERT INTO recipes (name, version, queue_name, max_concurrency, max_steps, max_sandbox_minutes, planner, approval, \
                           sandbox, created_at) VALUES";
-            db.execute_unprepared(&translate(backend, &format!("{insert} ({recipe}, {{now}})"))).await?;
+            db.execute_unprepared(&translate(
+                backend,
+                &format!("{insert} ({recipe}, {{now}})"),
+            ))
+            .await?;
         }
         if backend == DbBackend::Postgres {
             // The user's manual concatenates two counts. Only its own scripts put this schema on their path: with it there,
@@ -135,7 +171,10 @@ const TABLES: &[(&str, &str)] = &[
          max_sandbox_minutes integer NOT NULL, planner text NOT NULL DEFAULT 'configured', approval text NOT NULL DEFAULT 'required', \
          sandbox text NOT NULL DEFAULT 'configured', created_at bigint NOT NULL, PRIMARY KEY (name, version)",
     ),
-    ("plan_approvals", "run_id text NOT NULL PRIMARY KEY, approved_by text NOT NULL, notes text, approved_at bigint NOT NULL"),
+    (
+        "plan_approvals",
+        "run_id text NOT NULL PRIMARY KEY, approved_by text NOT NULL, notes text, approved_at bigint NOT NULL",
+    ),
     (
         "opencode_calls",
         "op_key text NOT NULL PRIMARY KEY, request_hash text NOT NULL, run_id text NOT NULL, step_id text NOT NULL, mode text NOT NULL, \
@@ -152,7 +191,10 @@ const TABLES: &[(&str, &str)] = &[
          err_code text NOT NULL, exit integer, wall_ms bigint NOT NULL, request text NOT NULL, response text NOT NULL, \
          created_at bigint NOT NULL, PRIMARY KEY (run_id, step_id, task_key, attempt)",
     ),
-    ("marks", "workflow_id text NOT NULL, mark text NOT NULL, count integer NOT NULL DEFAULT 1, PRIMARY KEY (workflow_id, mark)"),
+    (
+        "marks",
+        "workflow_id text NOT NULL, mark text NOT NULL, count integer NOT NULL DEFAULT 1, PRIMARY KEY (workflow_id, mark)",
+    ),
     (
         "executors",
         "id text NOT NULL PRIMARY KEY, app_version text NOT NULL, hostname text NOT NULL, pid integer NOT NULL, started_at bigint NOT NULL, \

@@ -18,10 +18,15 @@ pub(crate) async fn up<C: ConnectionTrait>(tx: &C) -> Result<(), MigrateError> {
     let backend = tx.get_database_backend();
     let qualifier = qualifier(backend);
     if backend == DbBackend::Postgres {
-        tx.execute_unprepared("CREATE SCHEMA IF NOT EXISTS dbos").await?;
+        tx.execute_unprepared("CREATE SCHEMA IF NOT EXISTS dbos")
+            .await?;
     }
     for (name, columns) in TABLES {
-        tx.execute_unprepared(&translate(backend, &format!("CREATE TABLE {qualifier}{name} ({columns})"))).await?;
+        tx.execute_unprepared(&translate(
+            backend,
+            &format!("CREATE TABLE {qualifier}{name} ({columns})"),
+        ))
+        .await?;
     }
     for index in INDEXES {
         tx.execute_unprepared(&index.statement(backend)).await?;
@@ -31,24 +36,33 @@ pub(crate) async fn up<C: ConnectionTrait>(tx: &C) -> Result<(), MigrateError> {
             tx.execute_unprepared(statement).await?;
         }
     }
-    tx.execute_unprepared(&format!("INSERT INTO {qualifier}dbos_migrations (version) VALUES ({DBOS_VERSION})")).await?;
+    tx.execute_unprepared(&format!(
+        "INSERT INTO {qualifier}dbos_migrations (version) VALUES ({DBOS_VERSION})"
+    ))
+    .await?;
     Ok(())
 }
 
 /// Drops all of it.
 pub(crate) async fn drop<C: ConnectionTrait>(tx: &C) -> Result<(), DbErr> {
     if tx.get_database_backend() == DbBackend::Postgres {
-        tx.execute_unprepared("DROP SCHEMA IF EXISTS dbos CASCADE").await?;
+        tx.execute_unprepared("DROP SCHEMA IF EXISTS dbos CASCADE")
+            .await?;
         return Ok(());
     }
     for (name, _) in TABLES.iter().rev() {
-        tx.execute_unprepared(&format!("DROP TABLE IF EXISTS {name}")).await?;
+        tx.execute_unprepared(&format!("DROP TABLE IF EXISTS {name}"))
+            .await?;
     }
     Ok(())
 }
 
 fn qualifier(backend: DbBackend) -> &'static str {
-    if backend == DbBackend::Postgres { "dbos." } else { "" }
+    if backend == DbBackend::Postgres {
+        "dbos."
+    } else {
+        ""
+    }
 }
 
 impl Index {
@@ -66,10 +80,16 @@ impl Index {
                     DbBackend::Sqlite => format!("(status = '{one}' OR status = '{other}')"),
                     _ => format!("status IN ('{one}', '{other}')"),
                 };
-                format!(" WHERE {statuses}{}", and.map(|more| format!(" AND {more}")).unwrap_or_default())
+                format!(
+                    " WHERE {statuses}{}",
+                    and.map(|more| format!(" AND {more}")).unwrap_or_default()
+                )
             }
         };
         let (name, table, columns) = (self.name, self.table, self.columns);
-        format!("CREATE {unique}INDEX {name} ON {}{table} ({columns}){include}{only}", qualifier(backend))
+        format!(
+            "CREATE {unique}INDEX {name} ON {}{table} ({columns}){include}{only}",
+            qualifier(backend)
+        )
     }
 }

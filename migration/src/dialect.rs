@@ -10,7 +10,10 @@ pub(crate) fn translate(backend: DbBackend, definition: &str) -> String {
             ("{bytes}", "blob"),
             ("{json}", "text"),
             ("{dbos}", ""),
-            ("{now}", "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)"),
+            (
+                "{now}",
+                "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)",
+            ),
             ("{default_now}", ""),
             ("{default_uuid}", ""),
             ("{default_uuid_text}", ""),
@@ -19,11 +22,21 @@ pub(crate) fn translate(backend: DbBackend, definition: &str) -> String {
             ("{bytes}", "bytea"),
             ("{json}", "jsonb"),
             ("{dbos}", "dbos."),
-            ("{now}", "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"),
-            ("{default_now}", "DEFAULT (extract(epoch FROM now()) * 1000.0)::bigint"),
+            (
+                "{now}",
+                "(extract(epoch FROM clock_timestamp()) * 1000)::bigint",
+            ),
+            (
+                "{default_now}",
+                "DEFAULT (extract(epoch FROM now()) * 1000.0)::bigint",
+            ),
             ("{default_uuid}", "DEFAULT gen_random_uuid()"),
             ("{default_uuid_text}", "DEFAULT gen_random_uuid()::text"),
         ],
     };
-    words.iter().fold(definition.to_owned(), |text, (placeholder, word)| text.replace(placeholder, word))
+    words
+        .iter()
+        .fold(definition.to_owned(), |text, (placeholder, word)| {
+            text.replace(placeholder, word)
+        })
 }

@@ -7,8 +7,8 @@ mod dialect;
 mod status;
 
 use sea_orm_migration::sea_orm::{
-    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, IsolationLevel, SqliteTransactionMode, Statement,
-    TransactionOptions, TransactionTrait,
+    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, IsolationLevel,
+    SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait,
 };
 
 pub use status::Status;
@@ -27,8 +27,7 @@ pub enum MigrateError {
     /// A DBOS application made the `dbos` tables, and they are older than this program understands. Only DBOS can upgrade them.
     #[error(
         "the dbos schema of this database has version {found}, and version {DBOS_VERSION} is needed; upgrade it with \
-         `npx dbos schema <database-url>` of @dbos-inc/dbos-sdk 5.3.0 or later, or with `dbos migrate --sys-db-url <database-url>` of PyPI dbos \
-         3.4.0 or later"
+         `npx dbos schema <database-url>` (npm @dbos-inc/dbos-sdk 5.3.0 or later)"
     )]
     DbosTooOld {
         /// The version found; 0 if the tables are there without one.
@@ -62,7 +61,8 @@ pub async fn reset_app(db: &DatabaseConnection) -> Result<(), MigrateError> {
     Ok(tx.commit().await?)
 }
 
-/// Drops and rebuilds the half that is DBOS's; what was in it is gone.
+/// Drops and rebuilds the half that is DBOS's; what was in it is gone, and so are the engine's claims and waits, which were about it. Intents,
+/// runs and artifacts stay.
 ///
 /// # Errors
 /// [`MigrateError`]; then nothing has changed.
@@ -74,6 +74,7 @@ pub async fn reset_dbos(db: &DatabaseConnection) -> Result<(), MigrateError> {
     dbos::up(&tx).await?;
     app::up(&tx).await?;
     app::create_views(&tx).await?;
+    app::forget_workflows(&tx).await?;
     Ok(tx.commit().await?)
 }
 
@@ -96,7 +97,11 @@ async fn begin(db: &DatabaseConnection) -> Result<DatabaseTransaction, DbErr> {
     };
     let tx = db.begin_with_options(options).await?;
     if postgres {
-        let lock = Statement::from_sql_and_values(DbBackend::Postgres, "SELECT pg_advisory_xact_lock($1)", [LOCK_KEY.into()]);
+        let lock = Statement::from_sql_and_values(
+            DbBackend::Postgres,
+            "SELECT pg_advisory_xact_lock($1)",
+            [LOCK_KEY.into()],
+        );
         tx.query_one_raw(lock).await?;
     }
     Ok(tx)

@@ -62,22 +62,7 @@ impl Client {
     /// # Errors
     /// [`EngineError::Encoding`] and [`EngineError::TooLarge`].
     pub fn prepare<W: Workflow>(&self, input: &W::Input, options: StartOptions) -> Result<NewWorkflow, EngineError> {
-        let input = encode_input(input)?;
-        limits::check("a workflow's input", &input)?;
-        let milliseconds = |d: Duration| i64::try_from(d.as_millis()).unwrap_or(i64::MAX);
-        Ok(NewWorkflow {
-            id: options.id.unwrap_or_else(|| uuid::Uuid::new_v4().to_string()),
-            name: W::NAME.into(),
-            input,
-            queue_name: options.queue,
-            queue_partition_key: options.partition_key,
-            priority: options.priority,
-            deduplication_id: options.deduplication_id,
-            application_version: self.app_version.clone(),
-            timeout_ms: options.timeout.map(milliseconds),
-            delay_ms: options.delay.map(milliseconds),
-            parent_workflow_id: None,
-        })
+        prepare::<W>(&self.app_version, input, options)
     }
 
     /// Starts a workflow and answers its id. Once this has returned, it runs to its end, whatever crashes.
@@ -140,4 +125,23 @@ impl Client {
             tokio::time::sleep(every).await;
         }
     }
+}
+
+pub(super) fn prepare<W: Workflow>(app_version: &str, input: &W::Input, options: StartOptions) -> Result<NewWorkflow, EngineError> {
+    let input = encode_input(input)?;
+    limits::check("a workflow's input", &input)?;
+    let milliseconds = |d: Duration| i64::try_from(d.as_millis()).unwrap_or(i64::MAX);
+    Ok(NewWorkflow {
+        id: options.id.unwrap_or_else(|| uuid::Uuid::new_v4().to_string()),
+        name: W::NAME.into(),
+        input,
+        queue_name: options.queue,
+        queue_partition_key: options.partition_key,
+        priority: options.priority,
+        deduplication_id: options.deduplication_id,
+        application_version: app_version.to_owned(),
+        timeout_ms: options.timeout.map(milliseconds),
+        delay_ms: options.delay.map(milliseconds),
+        parent_workflow_id: None,
+    })
 }

@@ -38,7 +38,7 @@ pub use error::{EngineError, WorkflowError};
 pub use waiting::Receive;
 pub use workflow::Workflow;
 
-use crate::store::{Database, StoreError, queue_limits::QueueSettings, workflows::INTERNAL_QUEUE};
+use crate::store::{Database, StoreError, queue_limits::QueueSettings, workflows::{INTERNAL_QUEUE, NewWorkflow}};
 
 /// Transactions that commit checkpoints at the same time on Postgres; SQLite has one writer.
 const POSTGRES_COMMITTERS: usize = 2;
@@ -101,6 +101,14 @@ impl EngineBuilder {
     pub fn register<W: Workflow>(mut self, workflow: W) -> Result<Self, EngineError> {
         self.registry.add(workflow)?;
         Ok(self)
+    }
+
+    /// Like [`Client::prepare`], before anything executes.
+    ///
+    /// # Errors
+    /// See there.
+    pub fn prepare<W: Workflow>(&self, input: &W::Input, options: StartOptions) -> Result<NewWorkflow, EngineError> {
+        client::prepare::<W>(&self.options.app_version, input, options)
     }
 
     /// Starts to execute. Work that dead processes left behind is taken over when their heartbeat has expired.

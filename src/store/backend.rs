@@ -358,7 +358,8 @@ impl Dialect {
                     if table.bytes.contains(&c.as_str()) {
                         format!("unhex(substr(v.value->>'{c}', 3))")
                     } else if table.json.contains(&c.as_str()) {
-                        format!("v.value->'{c}'")
+                        // `->` answers the text `null` for a null.
+                        format!("CASE WHEN json_type(v.value, '$.{c}') = 'null' THEN NULL ELSE v.value->'{c}' END")
                     } else {
                         format!("v.value->>'{c}'")
                     }

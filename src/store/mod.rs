@@ -7,6 +7,7 @@ pub mod claims;
 pub mod entity;
 pub mod error;
 pub mod executors;
+pub mod explain;
 pub mod intents;
 pub mod messages;
 pub mod planner_calls;

@@ -114,13 +114,17 @@ pub struct Drift {
     pub completed_at: i64,
 }
 
-/// Runs that are open though their workflow ended at `since` or later: somebody else's client, a deadline or the recovery cap ended it.
-pub async fn drifted(db: &impl ConnectionTrait, since: i64) -> Result<Vec<Drift>, StoreError> {
-    let text = "SELECT r.id, s.status, COALESCE(o.error, s.error) AS error, s.completed_at FROM \"dbos\".workflow_status s \
+/// Runs that are open though their workflow ended within the last `look_back_ms`: somebody else's client, a deadline or the recovery cap
+/// ended it.
+pub async fn drifted(db: &impl ConnectionTrait, look_back_ms: i64) -> Result<Vec<Drift>, StoreError> {
+    let text = format!(
+        "SELECT r.id, s.status, COALESCE(o.error, s.error) AS error, s.completed_at FROM \"dbos\".workflow_status s \
          JOIN \"app\".runs r ON r.workflow_id = s.workflow_uuid LEFT JOIN \"dbos\".workflow_output o ON o.workflow_uuid = s.workflow_uuid \
-         WHERE s.completed_at >= $1 AND r.status IN ('queued', 'running', 'waiting_input', 'repairing') \
-         AND s.status IN ('CANCELLED', 'ERROR', 'MAX_RECOVERY_ATTEMPTS_EXCEEDED') LIMIT 1000";
-    let rows = db.query_all_raw(statement(db, text, [since.into()])).await?;
+         WHERE s.completed_at >= {now} - $1 AND r.status IN ('queued', 'running', 'waiting_input', 'repairing') \
+         AND s.status IN ('CANCELLED', 'ERROR', 'MAX_RECOVERY_ATTEMPTS_EXCEEDED') LIMIT 1000",
+        now = dialect(db).now()
+    );
+    let rows = db.query_all_raw(statement(db, text, [look_back_ms.into()])).await?;
     Ok(rows.iter().map(|row| Drift::from_query_result(row, "")).collect::<Result<_, _>>()?)
 }
 

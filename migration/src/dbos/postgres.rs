@@ -2,11 +2,16 @@
 //! arguments, defaults and error codes are DBOS Transact's.
 
 /// Each is one statement. The pinned search path keeps a caller's own operators and tables out.
-pub(super) const STATEMENTS: &[&str] = &[ATTRIBUTES_INDEX, ENQUEUE_WORKFLOW, SEND_MESSAGE, ANNOUNCE_MESSAGE, ANNOUNCE_TRIGGER];
+pub(super) const STATEMENTS: &[&str] = &[
+    ATTRIBUTES_INDEX,
+    ENQUEUE_WORKFLOW,
+    SEND_MESSAGE,
+    ANNOUNCE_MESSAGE,
+    ANNOUNCE_TRIGGER,
+];
 
 /// SQLite has no index for containment in JSON.
-const ATTRIBUTES_INDEX: &str =
-    "CREATE INDEX idx_workflow_status_attributes ON dbos.workflow_status USING gin (attributes) WHERE attributes IS NOT NULL";
+const ATTRIBUTES_INDEX: &str = "CREATE INDEX idx_workflow_status_attributes ON dbos.workflow_status USING gin (attributes) WHERE attributes IS NOT NULL";
 
 /// An id that exists already is answered with itself: nothing starts twice.
 const ENQUEUE_WORKFLOW: &str = r"

@@ -103,16 +103,52 @@ pub(super) enum Only {
     Status(&'static str, &'static str, Option<&'static str>),
 }
 
-const fn plain(name: &'static str, table: &'static str, columns: &'static str, only: Only) -> Index {
-    Index { name, unique: false, table, columns, include: None, only }
+const fn plain(
+    name: &'static str,
+    table: &'static str,
+    columns: &'static str,
+    only: Only,
+) -> Index {
+    Index {
+        name,
+        unique: false,
+        table,
+        columns,
+        include: None,
+        only,
+    }
 }
 
-const fn including(name: &'static str, table: &'static str, columns: &'static str, only: Only) -> Index {
-    Index { name, unique: false, table, columns, include: Some("application_name"), only }
+const fn including(
+    name: &'static str,
+    table: &'static str,
+    columns: &'static str,
+    only: Only,
+) -> Index {
+    Index {
+        name,
+        unique: false,
+        table,
+        columns,
+        include: Some("application_name"),
+        only,
+    }
 }
 
-const fn unique(name: &'static str, table: &'static str, columns: &'static str, only: Only) -> Index {
-    Index { name, unique: true, table, columns, include: None, only }
+const fn unique(
+    name: &'static str,
+    table: &'static str,
+    columns: &'static str,
+    only: Only,
+) -> Index {
+    Index {
+        name,
+        unique: true,
+        table,
+        columns,
+        include: None,
+        only,
+    }
 }
 
 /// The indexes that no key brings with it.
@@ -135,40 +171,92 @@ pub(super) const INDEXES: &[Index] = &[
         "queue_name, deduplication_id",
         Only::Where("deduplication_id IS NOT NULL"),
     ),
-    plain("idx_workflow_topic", "notifications", "destination_uuid, topic", Only::Any),
-    plain("idx_operation_outputs_retention", "operation_outputs", "retention_timestamp", Only::Any),
-    plain("idx_workflow_input_retention", "workflow_input", "retention_timestamp", Only::Any),
-    plain("idx_workflow_output_retention", "workflow_output", "retention_timestamp", Only::Any),
-    plain("workflow_status_created_at_index", "workflow_status", "created_at", Only::Any),
-    plain("idx_workflow_status_completed_at", "workflow_status", "completed_at", Only::Where("completed_at IS NOT NULL")),
+    plain(
+        "idx_workflow_topic",
+        "notifications",
+        "destination_uuid, topic",
+        Only::Any,
+    ),
+    plain(
+        "idx_operation_outputs_retention",
+        "operation_outputs",
+        "retention_timestamp",
+        Only::Any,
+    ),
+    plain(
+        "idx_workflow_input_retention",
+        "workflow_input",
+        "retention_timestamp",
+        Only::Any,
+    ),
+    plain(
+        "idx_workflow_output_retention",
+        "workflow_output",
+        "retention_timestamp",
+        Only::Any,
+    ),
+    plain(
+        "workflow_status_created_at_index",
+        "workflow_status",
+        "created_at",
+        Only::Any,
+    ),
+    plain(
+        "idx_workflow_status_completed_at",
+        "workflow_status",
+        "completed_at",
+        Only::Where("completed_at IS NOT NULL"),
+    ),
     plain(
         "idx_workflow_status_deadline",
         "workflow_status",
         "workflow_deadline_epoch_ms",
-        Only::Where("status IN ('ENQUEUED', 'PENDING', 'DELAYED') AND workflow_deadline_epoch_ms IS NOT NULL"),
+        Only::Where(
+            "status IN ('ENQUEUED', 'PENDING', 'DELAYED') AND workflow_deadline_epoch_ms IS NOT NULL",
+        ),
     ),
-    plain("idx_workflow_status_delayed", "workflow_status", "delay_until_epoch_ms", Only::Where("status = 'DELAYED'")),
+    plain(
+        "idx_workflow_status_delayed",
+        "workflow_status",
+        "delay_until_epoch_ms",
+        Only::Where("status = 'DELAYED'"),
+    ),
     plain(
         "idx_workflow_status_failed",
         "workflow_status",
         "status, created_at",
         Only::Where("status IN ('ERROR', 'CANCELLED', 'MAX_RECOVERY_ATTEMPTS_EXCEEDED')"),
     ),
-    plain("idx_workflow_status_forked_from", "workflow_status", "forked_from", Only::Where("forked_from IS NOT NULL")),
+    plain(
+        "idx_workflow_status_forked_from",
+        "workflow_status",
+        "forked_from",
+        Only::Where("forked_from IS NOT NULL"),
+    ),
     plain(
         "idx_workflow_status_parent_workflow_id",
         "workflow_status",
         "parent_workflow_id",
         Only::Where("parent_workflow_id IS NOT NULL"),
     ),
-    plain("idx_workflow_status_pending", "workflow_status", "created_at", Only::Where("status = 'PENDING'")),
+    plain(
+        "idx_workflow_status_pending",
+        "workflow_status",
+        "created_at",
+        Only::Where("status = 'PENDING'"),
+    ),
     plain(
         "idx_workflow_status_rate_limited",
         "workflow_status",
         "queue_name, started_at_epoch_ms",
         Only::Where("rate_limited = true"),
     ),
-    plain("idx_workflow_status_schedule_name", "workflow_status", "schedule_name", Only::Where("schedule_name IS NOT NULL")),
+    plain(
+        "idx_workflow_status_schedule_name",
+        "workflow_status",
+        "schedule_name",
+        Only::Where("schedule_name IS NOT NULL"),
+    ),
     plain(
         "idx_workflow_status_started_at",
         "workflow_status",
@@ -191,6 +279,10 @@ pub(super) const INDEXES: &[Index] = &[
         "idx_workflow_status_partition_dequeue_v3",
         "workflow_status",
         "queue_name, status, queue_partition_key, priority, created_at, workflow_uuid",
-        Only::Status("ENQUEUED", "PENDING", Some("queue_partition_key IS NOT NULL")),
+        Only::Status(
+            "ENQUEUED",
+            "PENDING",
+            Some("queue_partition_key IS NOT NULL"),
+        ),
     ),
 ];

@@ -1,0 +1,251 @@
+//! Owns the environment: the only reader of it. A bad value is an error that names the variable and what it accepts.
+
+use std::{fmt::Display, path::PathBuf, str::FromStr, time::Duration};
+
+use crate::{
+    engine::{EngineOptions, points::Death},
+    planner::PlannerMode,
+    store::{DatabaseOptions, SqliteSync, queue_limits::QueueSettings},
+};
+
+/// Where everything local is kept.
+pub const HOME: &str = ".stepwell";
+/// The database when nothing else is said.
+pub const DEFAULT_DATABASE_URL: &str = "sqlite://.stepwell/stepwell.db";
+
+/// A variable that does not say what it may.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{name} is {value:?}, and accepts {accepts}")]
+pub struct ConfigError {
+    /// The variable.
+    pub name: &'static str,
+    /// What it says.
+    pub value: String,
+    /// What it may say.
+    pub accepts: String,
+}
+
+/// Which sandbox runs the tasks of recipes that do not say.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum SandboxMode {
+    /// Pretends, by the command's first word.
+    #[default]
+    Mock,
+    /// Runs commands on this machine.
+    Local,
+}
+
+/// Everything the environment says.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// `DATABASE_URL`: a `sqlite:` or `postgres:` URL. Default: a file under `.stepwell/`.
+    pub database_url: String,
+    /// `DATABASE_LISTEN_URL`: the same Postgres without the pooler, for `LISTEN`. Default: `DATABASE_URL`.
+    pub database_listen_url: Option<String>,
+    /// `DATABASE_POOL`: most connections to Postgres. Default: 10.
+    pub database_pool: u32,
+    /// `SQLITE_SYNC`: `full` or `normal`. Default: `full`.
+    pub sqlite_sync: SqliteSync,
+    /// `PORT`: where the API listens, on loopback. 0 takes a free one. Default: 3001.
+    pub port: u16,
+    /// `ADMIN_PORT`: where health is told, on loopback. 0 takes a free one. Default: 3002.
+    pub admin_port: u16,
+    /// `DBOS__APPVERSION`: only workflows of this version are claimed. Default: `v1`.
+    pub app_version: String,
+    /// `EXECUTOR_EXPIRY_MS`: milliseconds without a heartbeat after which a process is dead. Default: 15000.
+    pub executor_expiry_ms: i64,
+    /// `MAX_RECOVERY_ATTEMPTS`: claims without progress after which a workflow is given up. Default: 20.
+    pub max_recovery_attempts: i64,
+    /// `OC_MODE`: `replay`. Default: `replay`.
+    pub planner_mode: PlannerMode,
+    /// `OC_STRICT_MODE`: `1` makes a missing recording an error. Default: `0`.
+    pub planner_strict: bool,
+    /// `SBX_MODE` and `SBX_PROVIDER`: `mock`, or `live` with the provider `local`. Default: `mock`.
+    pub sandbox_mode: SandboxMode,
+    /// `SBX_DEFAULT_TIMEOUT_MS`: milliseconds that a task may take. Default: 300000.
+    pub sandbox_timeout_ms: u64,
+    /// `SBX_DEFAULT_NET`: whether tasks may use the network. Default: `1`.
+    pub sandbox_net: bool,
+    /// `SBX_QUEUE_PARTITION`: whether runs must name a partition. Default: `true`.
+    pub partition_required: bool,
+    /// `SBX_QUEUE_CONCURRENCY`, `SBX_QUEUE_WORKER_CONCURRENCY`, `SBX_QUEUE_RATE_LIMIT_PER_PERIOD`, `SBX_QUEUE_RATE_LIMIT_PERIOD_SEC`: the limits
+    /// that `sbxQ` gets when the database holds none. Defaults: 50, 10, 100, 60.
+    pub sandbox_queue: QueueSettings,
+    /// `CHAOS_SLEEP_EXECUTE`: milliseconds that every task takes longer, for crash tests. Default: 0.
+    pub chaos_sleep: Duration,
+    /// `STEPWELL_DIE_AT`: the write point at which this process aborts, for crash tests. Default: none.
+    pub die_at: Option<Death>,
+    /// `STEPWELL_SLOTS`: workflows executed at the same time. Default: 1000.
+    pub slots: usize,
+    /// `TRACE_BASE_URL`: an http(s) URL with `{traceId}` and optionally `{spanId}`. Default: none.
+    pub trace_base_url: Option<String>,
+}
+
+impl Config {
+    /// Reads the process's environment.
+    ///
+    /// # Errors
+    /// The first variable that does not say what it may.
+    pub fn from_env() -> Result<Self, ConfigError> {
+        Self::from_lookup(|name| std::env::var(name).ok())
+    }
+
+    /// Reads an environment given as a function.
+    ///
+    /// # Errors
+    /// The first variable that does not say what it may.
+    pub fn from_lookup(lookup: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+        let env = Lookup(&lookup);
+        let positive = "a whole number from 1";
+        Ok(Self {
+            database_url: env.checked("DATABASE_URL", DEFAULT_DATABASE_URL, "a URL that starts with sqlite: or postgres://", is_database_url)?,
+            database_listen_url: env.text("DATABASE_LISTEN_URL"),
+            database_pool: env.number("DATABASE_POOL", 10, positive, |n| *n > 0)?,
+            sqlite_sync: env.choice("SQLITE_SYNC", &[("full", SqliteSync::Full), ("normal", SqliteSync::Normal)])?,
+            port: env.number("PORT", 3001, "a port from 0 to 65535", |_| true)?,
+            admin_port: env.number("ADMIN_PORT", 3002, "a port from 0 to 65535", |_| true)?,
+            app_version: env.checked("DBOS__APPVERSION", "v1", "a version that is not blank", |text| !text.trim().is_empty())?,
+            executor_expiry_ms: env.number("EXECUTOR_EXPIRY_MS", 15_000, "milliseconds, at least 3000 (the heart beats every 2 s)", |n| *n >= 3_000)?,
+            max_recovery_attempts: env.number("MAX_RECOVERY_ATTEMPTS", 20, positive, |n| *n > 0)?,
+            planner_mode: env.parsed("OC_MODE", PlannerMode::default(), |text| text.parse())?,
+            planner_strict: env.switch("OC_STRICT_MODE", false)?,
+            sandbox_mode: env.sandbox()?,
+            sandbox_timeout_ms: env.number("SBX_DEFAULT_TIMEOUT_MS", 300_000, "milliseconds from 1", |n| *n > 0)?,
+            sandbox_net: env.switch("SBX_DEFAULT_NET", true)?,
+            partition_required: env.switch("SBX_QUEUE_PARTITION", true)?,
+            sandbox_queue: QueueSettings {
+                name: "sbxQ".into(),
+                concurrency: Some(env.number("SBX_QUEUE_CONCURRENCY", 50, positive, |n| *n > 0)?),
+                worker_concurrency: Some(env.number("SBX_QUEUE_WORKER_CONCURRENCY", 10, positive, |n| *n > 0)?),
+                partition_concurrency: None,
+                rate_limit_max: Some(env.number("SBX_QUEUE_RATE_LIMIT_PER_PERIOD", 100, positive, |n| *n > 0)?),
+                rate_limit_period_ms: Some(env.number("SBX_QUEUE_RATE_LIMIT_PERIOD_SEC", 60_i64, "seconds from 1", |n| *n > 0)? * 1_000),
+            },
+            chaos_sleep: Duration::from_millis(env.number("CHAOS_SLEEP_EXECUTE", 0, "milliseconds from 0", |_| true)?),
+            die_at: env.parsed("STEPWELL_DIE_AT", None, |text| Death::parse(text).map(Some))?,
+            slots: env.number("STEPWELL_SLOTS", 1_000, positive, |n| *n > 0)?,
+            trace_base_url: env.trace_base_url()?,
+        })
+    }
+
+    /// How to reach the database.
+    pub fn database(&self) -> DatabaseOptions {
+        DatabaseOptions { url: self.database_url.clone(), max_connections: self.database_pool, sqlite_sync: self.sqlite_sync }
+    }
+
+    /// How the engine behaves.
+    pub fn engine(&self) -> EngineOptions {
+        let open = ["intentQ", "compileQ", "controlQ"].map(QueueSettings::unlimited);
+        EngineOptions {
+            app_version: self.app_version.clone(),
+            queues: open.into_iter().chain([self.sandbox_queue.clone()]).collect(),
+            slots: self.slots,
+            executor_expiry_ms: self.executor_expiry_ms,
+            max_recovery_attempts: self.max_recovery_attempts,
+            listen_url: self.database_listen_url.clone(),
+            hostname: hostname(),
+            ..EngineOptions::default()
+        }
+    }
+
+    /// Where the local sandbox keeps the directories of its tasks.
+    pub fn sandbox_root(&self) -> PathBuf {
+        std::env::current_dir().unwrap_or_default().join(HOME).join("sandbox")
+    }
+}
+
+/// The name of this machine.
+fn hostname() -> String {
+    let read = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name: String = read.trim().chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.')).collect();
+    if name.is_empty() { "local".into() } else { name }
+}
+
+fn is_database_url(url: &str) -> bool {
+    ["sqlite:", "postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme))
+}
+
+struct Lookup<'a>(&'a dyn Fn(&str) -> Option<String>);
+
+impl Lookup<'_> {
+    /// A variable that is set and not empty.
+    fn text(&self, name: &str) -> Option<String> {
+        (self.0)(name).filter(|text| !text.is_empty())
+    }
+
+    fn parsed<T>(&self, name: &'static str, default: T, parse: impl Fn(&str) -> Result<T, String>) -> Result<T, ConfigError> {
+        match self.text(name) {
+            None => Ok(default),
+            Some(value) => parse(&value).map_err(|accepts| ConfigError { name, value, accepts }),
+        }
+    }
+
+    fn checked(&self, name: &'static str, default: &str, accepts: &str, good: impl Fn(&str) -> bool) -> Result<String, ConfigError> {
+        self.parsed(name, default.to_owned(), |text| if good(text) { Ok(text.to_owned()) } else { Err(accepts.to_owned()) })
+    }
+
+    fn number<T: FromStr + Display>(&self, name: &'static str, default: T, accepts: &str, good: impl Fn(&T) -> bool) -> Result<T, ConfigError> {
+        self.parsed(name, default, |text| text.parse().ok().filter(&good).ok_or_else(|| accepts.to_owned()))
+    }
+
+    fn choice<T: Copy>(&self, name: &'static str, choices: &[(&str, T)]) -> Result<T, ConfigError> {
+        let named = |text: &str| choices.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
+        let accepts = || choices.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(" or ");
+        self.parsed(name, choices[0].1, |text| named(text).ok_or_else(accepts))
+    }
+
+    fn switch(&self, name: &'static str, default: bool) -> Result<bool, ConfigError> {
+        let words = [("true", true), ("false", false), ("1", true), ("0", false)];
+        match self.text(name) {
+            None => Ok(default),
+            Some(_) => self.choice(name, &words),
+        }
+    }
+
+    fn sandbox(&self) -> Result<SandboxMode, ConfigError> {
+        let mode = self.choice("SBX_MODE", &[("mock", SandboxMode::Mock), ("live", SandboxMode::Local)])?;
+        let known = |text: &str| if text == "local" { Ok(()) } else { Err("local; other providers come later".to_owned()) };
+        if mode == SandboxMode::Local { self.parsed("SBX_PROVIDER", (), known)? }
+        Ok(mode)
+    }
+
+    fn trace_base_url(&self) -> Result<Option<String>, ConfigError> {
+        let good = |url: &str| (url.starts_with("http://") || url.starts_with("https://")) && url.contains("{traceId}") && url.parse::<reqwest::Url>().is_ok();
+        self.parsed("TRACE_BASE_URL", None, |url| if good(url) { Ok(Some(url.to_owned())) } else { Err("an http or https URL with {traceId}, and {spanId} if wanted".into()) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(pairs: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        Config::from_lookup(|name| pairs.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned()))
+    }
+
+    #[test]
+    fn an_empty_environment_is_complete() {
+        let config = read(&[]).unwrap();
+        assert_eq!((config.port, config.app_version.as_str(), config.sandbox_queue.rate_limit_period_ms), (3001, "v1", Some(60_000)));
+    }
+
+    #[test]
+    fn a_bad_value_names_the_variable_and_what_it_accepts() {
+        for (name, value, accepts) in [
+            ("DATABASE_URL", "mysql://x", "sqlite:"),
+            ("PORT", "99999", "65535"),
+            ("EXECUTOR_EXPIRY_MS", "10", "3000"),
+            ("OC_MODE", "live", "opencode"),
+            ("SBX_MODE", "real", "mock or live"),
+            ("SBX_QUEUE_PARTITION", "maybe", "true or false"),
+            ("TRACE_BASE_URL", "ftp://x/{traceId}", "http"),
+            ("STEPWELL_DIE_AT", "nowhere", "before-claim"),
+        ] {
+            let error = read(&[(name, value)]).unwrap_err();
+            assert_eq!((error.name, error.value.as_str()), (name, value));
+            assert!(error.accepts.contains(accepts), "{error}");
+        }
+        let error = read(&[("SBX_MODE", "live"), ("SBX_PROVIDER", "e2b")]).unwrap_err();
+        assert_eq!(error.name, "SBX_PROVIDER");
+    }
+}

@@ -1,0 +1,17 @@
+//! Owns the ids that the product gives out.
+
+/// A prefix and 16 hexadecimal digits.
+fn with_prefix(prefix: &str) -> String {
+    let random = uuid::Uuid::new_v4().simple().to_string();
+    format!("{prefix}_{}", &random[..16])
+}
+
+/// The id of a new intent, and of its first run.
+pub(super) fn intent() -> String {
+    with_prefix("it")
+}
+
+/// The id of an artifact on the wire.
+pub(super) fn artifact_uri(run: &str, step: &str, task: &str, name: &str) -> String {
+    format!("artifact://run/{run}/step/{step}/task/{task}/{name}")
+}

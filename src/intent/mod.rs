@@ -1,0 +1,77 @@
+//! The product: intents, runs, recipes, approvals, artifacts, and the workflows that execute them. Speaks to callers in its own types; knows
+//! nothing of HTTP.
+
+mod approvals;
+mod artifacts;
+mod error;
+mod explain;
+mod ids;
+mod ops;
+mod projector;
+mod read;
+mod rows;
+mod run_workflow;
+mod start;
+mod task_workflow;
+mod trace;
+
+use std::sync::Arc;
+
+pub use approvals::{Approved, NewApproval, NewEvent};
+pub use artifacts::{ArtifactRef, Content};
+pub use error::IntentError;
+pub use explain::{Explanation, Reason};
+pub use ops::{StepSummary, WorkflowPage, WorkflowQuery, WorkflowSummary};
+pub use projector::project_drift;
+pub use read::{RunHeader, RunPage, RunQuery, RunStep, RunTask, RunView};
+pub use start::{Intent, NewIntent, StartRun, Workload};
+pub use trace::Trace;
+
+use crate::{
+    config::Config,
+    engine::{Client, EngineBuilder, EngineError},
+    sandbox::Sandbox,
+    store::Database,
+};
+
+/// The queue of runs.
+pub const RUN_QUEUE: &str = "intentQ";
+/// The queue of tasks.
+pub const TASK_QUEUE: &str = "sbxQ";
+
+/// What the product does for its callers.
+#[derive(Debug, Clone)]
+pub struct Product {
+    client: Client,
+    partition_required: bool,
+    trace_base_url: Option<String>,
+}
+
+impl Product {
+    /// The product on an engine's client.
+    pub fn new(client: Client, config: &Config) -> Self {
+        Self { client, partition_required: config.partition_required, trace_base_url: config.trace_base_url.clone() }
+    }
+
+    fn db(&self) -> &Database {
+        self.client.database()
+    }
+}
+
+/// Registers the workflows of runs and tasks.
+///
+/// # Errors
+/// [`EngineError::RegisteredTwice`].
+pub fn register(builder: EngineBuilder, db: &Database, config: &Config, sandboxes: Sandboxes) -> Result<EngineBuilder, EngineError> {
+    let run = run_workflow::RunWorkflow::new(db.clone(), config);
+    builder.register(run)?.register(task_workflow::TaskWorkflow::new(db.clone(), sandboxes))
+}
+
+/// The sandboxes that tasks may run in.
+#[derive(Debug, Clone)]
+pub struct Sandboxes {
+    /// The one that the process is configured with.
+    pub configured: Arc<Sandbox>,
+    /// This machine, for recipes that say so.
+    pub local: Arc<Sandbox>,
+}

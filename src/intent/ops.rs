@@ -1,0 +1,103 @@
+//! Owns what operators see of workflows, ours and those of any DBOS application on the same database.
+
+use super::{IntentError, Product};
+use crate::{
+    engine::WorkflowError,
+    store::{
+        status::WorkflowStatus,
+        workflows::{self, StepRow, WorkflowFilter, WorkflowRow},
+    },
+};
+
+/// A workflow.
+#[derive(Debug, Clone)]
+pub struct WorkflowSummary(pub WorkflowRow);
+
+/// A recorded step of a workflow.
+#[derive(Debug, Clone)]
+pub struct StepSummary {
+    /// The row.
+    pub row: StepRow,
+    /// How it ended.
+    pub status: WorkflowStatus,
+    /// Why it failed.
+    pub error: Option<WorkflowError>,
+}
+
+/// Which workflows to list.
+#[derive(Debug, Clone, Default)]
+pub struct WorkflowQuery {
+    /// Only this status.
+    pub status: Option<WorkflowStatus>,
+    /// Only this function.
+    pub name: Option<String>,
+    /// Only this queue.
+    pub queue: Option<String>,
+    /// Created at this time or later, epoch milliseconds.
+    pub since: Option<i64>,
+    /// Where the previous page ended.
+    pub after: Option<(i64, String)>,
+    /// At most so many.
+    pub limit: u64,
+}
+
+/// A page of workflows.
+#[derive(Debug, Clone)]
+pub struct WorkflowPage {
+    /// Newest first.
+    pub items: Vec<WorkflowSummary>,
+    /// Where the next page begins; none at the end.
+    pub next: Option<(i64, String)>,
+}
+
+impl Product {
+    /// A page of workflows, newest first.
+    ///
+    /// # Errors
+    /// [`IntentError::Store`].
+    pub async fn workflows(&self, query: WorkflowQuery) -> Result<WorkflowPage, IntentError> {
+        let filter = WorkflowFilter {
+            status: query.status,
+            name: query.name,
+            queue: query.queue,
+            since: query.since,
+            after: query.after,
+            limit: query.limit + 1,
+        };
+        let mut rows = workflows::list(&self.db().read(), &filter).await?;
+        let more = rows.len() as u64 > query.limit;
+        rows.truncate(usize::try_from(query.limit).unwrap_or(usize::MAX));
+        let next = rows.last().filter(|_| more).map(|row| (row.created_at, row.workflow_uuid.clone()));
+        Ok(WorkflowPage { items: rows.into_iter().map(WorkflowSummary).collect(), next })
+    }
+
+    /// One workflow.
+    ///
+    /// # Errors
+    /// [`IntentError::NotFound`].
+    pub async fn workflow(&self, id: &str) -> Result<WorkflowSummary, IntentError> {
+        let row = workflows::find(&self.db().read(), id).await?;
+        row.map(WorkflowSummary).ok_or_else(|| IntentError::NotFound { what: "workflow", id: id.to_owned() })
+    }
+
+    /// The recorded steps of a workflow, by function id.
+    ///
+    /// # Errors
+    /// [`IntentError::NotFound`].
+    pub async fn workflow_steps(&self, id: &str) -> Result<Vec<StepSummary>, IntentError> {
+        self.workflow(id).await?;
+        let rows = workflows::steps(&self.db().read(), &[id]).await?;
+        Ok(rows
+            .into_iter()
+            .map(|row| {
+                let status = match (&row.error, row.completed_at_epoch_ms, &row.output) {
+                    (Some(_), _, _) => WorkflowStatus::Error,
+                    // A foreign step that has begun and not ended is recorded without either.
+                    (None, None, None) if row.child_workflow_id.is_none() => WorkflowStatus::Pending,
+                    _ => WorkflowStatus::Success,
+                };
+                StepSummary { status, error: row.error.as_deref().map(WorkflowError::from_stored), row }
+            })
+            .collect())
+    }
+}

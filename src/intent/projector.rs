@@ -1,0 +1,50 @@
+//! Owns the repair of runs whose workflow ended without them: cancelled by an official client or a deadline, or given up.
+
+use std::time::Duration;
+
+use crate::{
+    engine::WorkflowError,
+    store::{
+        Database, StoreError,
+        runs::{self, Drift},
+        status::{RunStatus, WorkflowStatus},
+    },
+};
+
+/// The pause between two looks.
+const EVERY: Duration = Duration::from_secs(4);
+/// How far back a look goes: a few times its pause, for clocks and transactions that overlap.
+const LOOK_BACK_MS: i64 = 60_000;
+
+/// Looks for drift until the task is aborted. The first look goes back to the beginning.
+pub async fn project_drift(db: Database) {
+    let mut look_back_ms = i64::MAX / 2;
+    loop {
+        match round(&db, look_back_ms).await {
+            Ok(()) => look_back_ms = LOOK_BACK_MS,
+            Err(error) => tracing::debug!(%error, "could not look for drifted runs"),
+        }
+        tokio::time::sleep(EVERY).await;
+    }
+}
+
+/// Ends the open runs whose workflow ended within the last `look_back_ms`.
+async fn round(db: &Database, look_back_ms: i64) -> Result<(), StoreError> {
+    for drift in runs::drifted(&db.read(), look_back_ms).await? {
+        let (status, next_action, error) = projection(&drift);
+        runs::end(&db.write(), &drift.id, status, next_action, error.as_deref(), drift.completed_at).await?;
+    }
+    Ok(())
+}
+
+/// What a run becomes when its workflow has ended without it.
+fn projection(drift: &Drift) -> (RunStatus, Option<&'static str>, Option<String>) {
+    match drift.status {
+        WorkflowStatus::Cancelled => (RunStatus::Canceled, None, None),
+        WorkflowStatus::MaxRecoveryAttemptsExceeded => {
+            let error = WorkflowError::new("max_recovery_attempts", "the run was given up after too many recoveries without progress");
+            (RunStatus::Failed, Some("REPAIR"), serde_json::to_string(&error).ok())
+        }
+        _ => (RunStatus::Failed, None, drift.error.clone()),
+    }
+}

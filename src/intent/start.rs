@@ -1,0 +1,336 @@
+//! Owns the start: intents, and runs of them under a recipe's policy. The same start again starts nothing; another one is a conflict.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::{
+    IntentError, Product, RUN_QUEUE, Trace, ids,
+    read::RunHeader,
+    run_workflow::{RunInput, RunWorkflow},
+};
+use crate::{
+    canonical::canonical_json,
+    engine::{StartOptions, Workflow},
+    planner::{JobInputs, PlannerKind},
+    store::{
+        StoreError,
+        backend::{dialect, retrying, statement},
+        entity::{intents, recipes, runs},
+        intents as intent_rows, runs as run_rows,
+        status::RunStatus,
+        workflows,
+    },
+};
+
+/// The recipe of a run that names none.
+const DEFAULT_RECIPE: &str = "compile-default";
+
+/// Something that somebody wants done.
+#[derive(Debug, Clone)]
+pub struct NewIntent {
+    /// In words; not blank.
+    pub goal: String,
+    /// With what.
+    pub inputs: Map<String, Value>,
+    /// Within which bounds.
+    pub constraints: Map<String, Value>,
+    /// Through what.
+    pub connectors: Option<Vec<String>>,
+}
+
+/// An intent that is stored.
+#[derive(Debug, Clone)]
+pub struct Intent {
+    /// Its id.
+    pub id: String,
+    /// What somebody wants done.
+    pub goal: String,
+    /// With what.
+    pub inputs: Map<String, Value>,
+    /// Within which bounds.
+    pub constraints: Map<String, Value>,
+    /// Through what.
+    pub connectors: Option<Vec<String>>,
+    /// Epoch milliseconds.
+    pub created_at: i64,
+}
+
+/// What a run may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Workload {
+    /// Tasks in flight at once.
+    pub concurrency: i32,
+    /// Tasks at all.
+    pub steps: i32,
+    /// Minutes of all tasks together.
+    pub sandbox_minutes: i32,
+}
+
+/// A request to execute an intent.
+#[derive(Debug, Clone, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StartRun {
+    /// Which intent.
+    pub intent_id: String,
+    /// Only the queue of runs is legal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queue_name: Option<String>,
+    /// The tenant in the queue.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queue_partition_key: Option<String>,
+    /// Under which policy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recipe_name: Option<String>,
+    /// In which version; the newest by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recipe_version: Option<i32>,
+    /// What it may use; the recipe's caps by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workload: Option<Workload>,
+    /// Lower first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub priority: Option<i32>,
+    /// One live run per value.
+    #[serde(skip_serializing_if = "Option::is_none", rename = "deduplicationID")]
+    pub deduplication_id: Option<String>,
+    /// Milliseconds from the first claim until it is cancelled.
+    #[serde(skip_serializing_if = "Option::is_none", rename = "timeoutMS")]
+    pub timeout_ms: Option<i64>,
+    /// Whose it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tenant_id: Option<String>,
+    /// What the caller calls it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub task_key: Option<String>,
+    /// The trace it belongs to; not a part of what makes two requests equal.
+    #[serde(skip)]
+    pub trace_id: Option<String>,
+}
+
+impl Product {
+    /// Stores an intent and answers its id.
+    ///
+    /// # Errors
+    /// [`IntentError::Store`].
+    pub async fn create_intent(&self, intent: NewIntent) -> Result<String, IntentError> {
+        let id = ids::intent();
+        let encode = |map: Map<String, Value>| Value::Object(map).to_string();
+        let model = intents::Model {
+            id: id.clone(),
+            goal: intent.goal,
+            inputs: encode(intent.inputs),
+            constraints: encode(intent.constraints),
+            connectors: intent.connectors.map(|list| json!(list).to_string()),
+            created_at: self.now().await?,
+        };
+        retrying(|| async { intent_rows::insert(&self.db().write(), model.clone()).await }).await?;
+        Ok(id)
+    }
+
+    /// One intent.
+    ///
+    /// # Errors
+    /// [`IntentError::NotFound`].
+    pub async fn intent(&self, id: &str) -> Result<Intent, IntentError> {
+        let row = intent_rows::find(&self.db().read(), id).await?;
+        let row = row.ok_or_else(|| IntentError::NotFound { what: "intent", id: id.to_owned() })?;
+        let decode = |text: &str| serde_json::from_str(text).map_err(|e| StoreError::Encoding(e.to_string()));
+        Ok(Intent {
+            id: row.id,
+            goal: row.goal,
+            inputs: decode(&row.inputs)?,
+            constraints: decode(&row.constraints)?,
+            connectors: row.connectors.and_then(|text| serde_json::from_str(&text).ok()),
+            created_at: row.created_at,
+        })
+    }
+
+    /// Starts a run of an intent, once: the same request again answers the same run.
+    ///
+    /// # Errors
+    /// [`IntentError::NotFound`] without such an intent, [`IntentError::Invalid`] where a policy is broken, [`IntentError::Conflict`] when the
+    /// intent was started with another request, or a live run has the same deduplication id.
+    pub async fn start_run(&self, request: StartRun, traceparent: Option<&str>) -> Result<RunHeader, IntentError> {
+        let intent = self.intent(&request.intent_id).await?;
+        let recipe = self.checked_recipe(&request).await?;
+        let workload = checked_workload(&request, &recipe)?;
+        let planner = PlannerKind::of_recipe(&recipe.planner);
+        let inputs = JobInputs::parse(&intent.inputs).map_err(|e| IntentError::invalid("inputs_invalid", e.to_string()))?;
+        if planner == PlannerKind::Static && inputs.command.is_none() {
+            let message = format!("recipe {} runs inputs.command, and the intent has none", recipe.name);
+            return Err(IntentError::invalid("inputs_invalid", message));
+        }
+        let sent = json!(request);
+        if let Some(run) = run_rows::find(&self.db().read(), &intent.id).await? {
+            return self.again(run, &sent);
+        }
+        let trace = Trace::begin(request.trace_id.as_deref(), traceparent);
+        let input = RunInput::new(&intent, &recipe, workload, &trace);
+        let options = StartOptions {
+            id: Some(intent.id.clone()),
+            queue: RUN_QUEUE.into(),
+            partition_key: request.queue_partition_key.clone(),
+            priority: request.priority.unwrap_or(0),
+            deduplication_id: request.deduplication_id.clone(),
+            timeout: request.timeout_ms.and_then(|ms| u64::try_from(ms).ok()).map(std::time::Duration::from_millis),
+            delay: None,
+        };
+        let workflow = self.client.prepare::<RunWorkflow>(&input, options)?;
+        let now = self.now().await?;
+        let run = runs::Model {
+            id: intent.id.clone(),
+            intent_id: intent.id.clone(),
+            workflow_id: intent.id.clone(),
+            status: RunStatus::Queued,
+            workflow_name: RunWorkflow::NAME.into(),
+            recipe_name: recipe.name,
+            recipe_version: recipe.version,
+            queue_name: RUN_QUEUE.into(),
+            queue_partition_key: request.queue_partition_key.clone(),
+            priority: request.priority.unwrap_or(0),
+            tenant_id: request.tenant_id.clone(),
+            request: canonical_json(&sent),
+            workload: json!(workload).to_string(),
+            last_step: None,
+            next_action: None,
+            error: None,
+            output: None,
+            retry_count: 0,
+            trace_id: trace.trace_id,
+            span_id: trace.span_id,
+            forked_from: None,
+            created_at: now,
+            updated_at: now,
+            started_at: None,
+            ended_at: None,
+        };
+        let started = retrying(|| async {
+            let tx = self.db().begin().await?;
+            if workflows::insert(&tx, std::slice::from_ref(&workflow)).await?.is_empty() {
+                tx.rollback().await?;
+                return Ok(false);
+            }
+            run_rows::insert(&tx, run.clone()).await?;
+            tx.commit().await?;
+            Ok(true)
+        })
+        .await?;
+        if started {
+            self.client.queued(RUN_QUEUE);
+            return Ok(self.header(run));
+        }
+        // Somebody else was faster: with this very intent, or with its deduplication id.
+        match run_rows::find(&self.db().read(), &intent.id).await? {
+            Some(run) => self.again(run, &sent),
+            None => {
+                let id = request.deduplication_id.unwrap_or_default();
+                Err(IntentError::conflict("deduplication_conflict", format!("a live run has the deduplicationID {id:?}; wait until it has ended")))
+            }
+        }
+    }
+
+    /// The answer to a start of an intent that was started before.
+    fn again(&self, run: runs::Model, sent: &Value) -> Result<RunHeader, IntentError> {
+        let first: Value = serde_json::from_str(&run.request).unwrap_or_default();
+        let drift = differing(&first, sent);
+        if drift.is_empty() {
+            return Ok(self.header(run));
+        }
+        Err(IntentError::Conflict {
+            code: "idempotency_drift",
+            message: format!("this intent was started with another request; these fields differ: {}", drift.join(", ")),
+            details: drift,
+        })
+    }
+
+    /// The recipe of a request, once its queue and partition are legal.
+    async fn checked_recipe(&self, request: &StartRun) -> Result<recipes::Model, IntentError> {
+        let name = request.recipe_name.as_deref().unwrap_or(DEFAULT_RECIPE);
+        let recipe = intent_rows::recipe(&self.db().read(), name, request.recipe_version).await?;
+        let Some(recipe) = recipe else {
+            let version = request.recipe_version.map(|v| format!(" version {v}")).unwrap_or_default();
+            return Err(IntentError::policy(format!("there is no recipe {name:?}{version}")));
+        };
+        let queue = request.queue_name.as_deref().unwrap_or(&recipe.queue_name);
+        if queue != RUN_QUEUE {
+            return Err(IntentError::policy(format!("runs start on {RUN_QUEUE} only, not on {queue:?}")));
+        }
+        let blank = request.queue_partition_key.as_deref().is_none_or(|key| key.trim().is_empty());
+        if blank && (self.partition_required || request.queue_partition_key.is_some()) {
+            return Err(IntentError::policy("queuePartitionKey is required and must not be blank"));
+        }
+        Ok(recipe)
+    }
+
+    /// The database's clock, epoch milliseconds: rows of different processes are compared.
+    pub(super) async fn now(&self) -> Result<i64, StoreError> {
+        use sea_orm::ConnectionTrait;
+        let read = self.db().read();
+        let row = read.query_one_raw(statement(&read, format!("SELECT {}", dialect(&read).now()), [])).await?;
+        Ok(row.map(|row| row.try_get_by_index(0)).transpose()?.unwrap_or(0))
+    }
+}
+
+/// What a run may use: what it asks for, within the recipe's caps.
+fn checked_workload(request: &StartRun, recipe: &recipes::Model) -> Result<Workload, IntentError> {
+    let caps = Workload { concurrency: recipe.max_concurrency, steps: recipe.max_steps, sandbox_minutes: recipe.max_sandbox_minutes };
+    let Some(asked) = request.workload else { return Ok(caps) };
+    for (field, asked, cap) in [
+        ("concurrency", asked.concurrency, caps.concurrency),
+        ("steps", asked.steps, caps.steps),
+        ("sandboxMinutes", asked.sandbox_minutes, caps.sandbox_minutes),
+    ] {
+        if asked < 1 || asked > cap {
+            return Err(IntentError::policy(format!("workload.{field} is {asked}; recipe {} allows 1 to {cap}", recipe.name)));
+        }
+    }
+    Ok(asked)
+}
+
+/// The names of the fields in which two requests differ, sorted.
+fn differing(a: &Value, b: &Value) -> Vec<String> {
+    let empty = Map::new();
+    let (a, b) = (a.as_object().unwrap_or(&empty), b.as_object().unwrap_or(&empty));
+    let mut names: Vec<String> = a.keys().chain(b.keys()).filter(|name| a.get(*name) != b.get(*name)).cloned().collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn drift_names_the_fields() {
+        let first = json!({"intentId": "a", "priority": 1, "recipeName": "x"});
+        let second = json!({"intentId": "a", "priority": 2, "tenantId": "t", "recipeName": "x"});
+        assert_eq!(differing(&first, &second), ["priority", "tenantId"]);
+        assert!(differing(&first, &first).is_empty());
+    }
+
+    #[test]
+    fn caps_are_inclusive() {
+        let recipe = recipes::Model {
+            name: "r".into(),
+            version: 1,
+            queue_name: RUN_QUEUE.into(),
+            max_concurrency: 2,
+            max_steps: 3,
+            max_sandbox_minutes: 4,
+            planner: "static".into(),
+            approval: "auto".into(),
+            sandbox: "local".into(),
+            created_at: 0,
+        };
+        let ask = |concurrency, steps, sandbox_minutes| {
+            let workload = Some(Workload { concurrency, steps, sandbox_minutes });
+            checked_workload(&StartRun { workload, ..StartRun::default() }, &recipe)
+        };
+        ask(2, 3, 4).unwrap();
+        ask(3, 3, 4).unwrap_err();
+        ask(2, 0, 4).unwrap_err();
+        assert_eq!(checked_workload(&StartRun::default(), &recipe).unwrap().steps, 3);
+    }
+}
