@@ -98,30 +98,75 @@ impl Config {
         let env = Lookup(&lookup);
         let positive = "a whole number from 1";
         Ok(Self {
-            database_url: env.checked("DATABASE_URL", DEFAULT_DATABASE_URL, "a URL that starts with sqlite: or postgres://", is_database_url)?,
+            database_url: env.checked(
+                "DATABASE_URL",
+                DEFAULT_DATABASE_URL,
+                "a URL that starts with sqlite: or postgres://",
+                is_database_url,
+            )?,
             database_listen_url: env.text("DATABASE_LISTEN_URL"),
             database_pool: env.number("DATABASE_POOL", 10, positive, |n| *n > 0)?,
-            sqlite_sync: env.choice("SQLITE_SYNC", &[("full", SqliteSync::Full), ("normal", SqliteSync::Normal)])?,
+            sqlite_sync: env.choice(
+                "SQLITE_SYNC",
+                &[("full", SqliteSync::Full), ("normal", SqliteSync::Normal)],
+            )?,
             port: env.number("PORT", 3001, "a port from 0 to 65535", |_| true)?,
             admin_port: env.number("ADMIN_PORT", 3002, "a port from 0 to 65535", |_| true)?,
-            app_version: env.checked("DBOS__APPVERSION", "v1", "a version that is not blank", |text| !text.trim().is_empty())?,
-            executor_expiry_ms: env.number("EXECUTOR_EXPIRY_MS", 15_000, "milliseconds, at least 3000 (the heart beats every 2 s)", |n| *n >= 3_000)?,
+            app_version: env.checked(
+                "DBOS__APPVERSION",
+                "v1",
+                "a version that is not blank",
+                |text| !text.trim().is_empty(),
+            )?,
+            executor_expiry_ms: env.number(
+                "EXECUTOR_EXPIRY_MS",
+                15_000,
+                "milliseconds, at least 3000 (the heart beats every 2 s)",
+                |n| *n >= 3_000,
+            )?,
             max_recovery_attempts: env.number("MAX_RECOVERY_ATTEMPTS", 20, positive, |n| *n > 0)?,
             planner_mode: env.parsed("OC_MODE", PlannerMode::default(), |text| text.parse())?,
             planner_strict: env.switch("OC_STRICT_MODE", false)?,
             sandbox_mode: env.sandbox()?,
-            sandbox_timeout_ms: env.number("SBX_DEFAULT_TIMEOUT_MS", 300_000, "milliseconds from 1", |n| *n > 0)?,
+            sandbox_timeout_ms: env.number(
+                "SBX_DEFAULT_TIMEOUT_MS",
+                300_000,
+                "milliseconds from 1",
+                |n| *n > 0,
+            )?,
             sandbox_net: env.switch("SBX_DEFAULT_NET", true)?,
             partition_required: env.switch("SBX_QUEUE_PARTITION", true)?,
             sandbox_queue: QueueSettings {
                 name: "sbxQ".into(),
                 concurrency: Some(env.number("SBX_QUEUE_CONCURRENCY", 50, positive, |n| *n > 0)?),
-                worker_concurrency: Some(env.number("SBX_QUEUE_WORKER_CONCURRENCY", 10, positive, |n| *n > 0)?),
+                worker_concurrency: Some(env.number(
+                    "SBX_QUEUE_WORKER_CONCURRENCY",
+                    10,
+                    positive,
+                    |n| *n > 0,
+                )?),
                 partition_concurrency: None,
-                rate_limit_max: Some(env.number("SBX_QUEUE_RATE_LIMIT_PER_PERIOD", 100, positive, |n| *n > 0)?),
-                rate_limit_period_ms: Some(env.number("SBX_QUEUE_RATE_LIMIT_PERIOD_SEC", 60_i64, "seconds from 1", |n| *n > 0)? * 1_000),
+                rate_limit_max: Some(env.number(
+                    "SBX_QUEUE_RATE_LIMIT_PER_PERIOD",
+                    100,
+                    positive,
+                    |n| *n > 0,
+                )?),
+                rate_limit_period_ms: Some(
+                    env.number(
+                        "SBX_QUEUE_RATE_LIMIT_PERIOD_SEC",
+                        60_i64,
+                        "seconds from 1",
+                        |n| *n > 0,
+                    )? * 1_000,
+                ),
             },
-            chaos_sleep: Duration::from_millis(env.number("CHAOS_SLEEP_EXECUTE", 0, "milliseconds from 0", |_| true)?),
+            chaos_sleep: Duration::from_millis(env.number(
+                "CHAOS_SLEEP_EXECUTE",
+                0,
+                "milliseconds from 0",
+                |_| true,
+            )?),
             die_at: env.parsed("STEPWELL_DIE_AT", None, |text| Death::parse(text).map(Some))?,
             slots: env.number("STEPWELL_SLOTS", 1_000, positive, |n| *n > 0)?,
             trace_base_url: env.trace_base_url()?,
@@ -130,7 +175,11 @@ impl Config {
 
     /// How to reach the database.
     pub fn database(&self) -> DatabaseOptions {
-        DatabaseOptions { url: self.database_url.clone(), max_connections: self.database_pool, sqlite_sync: self.sqlite_sync }
+        DatabaseOptions {
+            url: self.database_url.clone(),
+            max_connections: self.database_pool,
+            sqlite_sync: self.sqlite_sync,
+        }
     }
 
     /// How the engine behaves.
@@ -138,7 +187,10 @@ impl Config {
         let open = ["intentQ", "compileQ", "controlQ"].map(QueueSettings::unlimited);
         EngineOptions {
             app_version: self.app_version.clone(),
-            queues: open.into_iter().chain([self.sandbox_queue.clone()]).collect(),
+            queues: open
+                .into_iter()
+                .chain([self.sandbox_queue.clone()])
+                .collect(),
             slots: self.slots,
             executor_expiry_ms: self.executor_expiry_ms,
             max_recovery_attempts: self.max_recovery_attempts,
@@ -150,19 +202,32 @@ impl Config {
 
     /// Where the local sandbox keeps the directories of its tasks.
     pub fn sandbox_root(&self) -> PathBuf {
-        std::env::current_dir().unwrap_or_default().join(HOME).join("sandbox")
+        std::env::current_dir()
+            .unwrap_or_default()
+            .join(HOME)
+            .join("sandbox")
     }
 }
 
 /// The name of this machine.
 fn hostname() -> String {
     let read = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let name: String = read.trim().chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.')).collect();
-    if name.is_empty() { "local".into() } else { name }
+    let name: String = read
+        .trim()
+        .chars()
+        .filter(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.'))
+        .collect();
+    if name.is_empty() {
+        "local".into()
+    } else {
+        name
+    }
 }
 
 fn is_database_url(url: &str) -> bool {
-    ["sqlite:", "postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme))
+    ["sqlite:", "postgres://", "postgresql://"]
+        .iter()
+        .any(|scheme| url.starts_with(scheme))
 }
 
 struct Lookup<'a>(&'a dyn Fn(&str) -> Option<String>);
@@ -173,24 +238,67 @@ impl Lookup<'_> {
         (self.0)(name).filter(|text| !text.is_empty())
     }
 
-    fn parsed<T>(&self, name: &'static str, default: T, parse: impl Fn(&str) -> Result<T, String>) -> Result<T, ConfigError> {
+    fn parsed<T>(
+        &self,
+        name: &'static str,
+        default: T,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<T, ConfigError> {
         match self.text(name) {
             None => Ok(default),
-            Some(value) => parse(&value).map_err(|accepts| ConfigError { name, value, accepts }),
+            Some(value) => parse(&value).map_err(|accepts| ConfigError {
+                name,
+                value,
+                accepts,
+            }),
         }
     }
 
-    fn checked(&self, name: &'static str, default: &str, accepts: &str, good: impl Fn(&str) -> bool) -> Result<String, ConfigError> {
-        self.parsed(name, default.to_owned(), |text| if good(text) { Ok(text.to_owned()) } else { Err(accepts.to_owned()) })
+    fn checked(
+        &self,
+        name: &'static str,
+        default: &str,
+        accepts: &str,
+        good: impl Fn(&str) -> bool,
+    ) -> Result<String, ConfigError> {
+        self.parsed(name, default.to_owned(), |text| {
+            if good(text) {
+                Ok(text.to_owned())
+            } else {
+                Err(accepts.to_owned())
+            }
+        })
     }
 
-    fn number<T: FromStr + Display>(&self, name: &'static str, default: T, accepts: &str, good: impl Fn(&T) -> bool) -> Result<T, ConfigError> {
-        self.parsed(name, default, |text| text.parse().ok().filter(&good).ok_or_else(|| accepts.to_owned()))
+    fn number<T: FromStr + Display>(
+        &self,
+        name: &'static str,
+        default: T,
+        accepts: &str,
+        good: impl Fn(&T) -> bool,
+    ) -> Result<T, ConfigError> {
+        self.parsed(name, default, |text| {
+            text.parse()
+                .ok()
+                .filter(&good)
+                .ok_or_else(|| accepts.to_owned())
+        })
     }
 
     fn choice<T: Copy>(&self, name: &'static str, choices: &[(&str, T)]) -> Result<T, ConfigError> {
-        let named = |text: &str| choices.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
-        let accepts = || choices.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(" or ");
+        let named = |text: &str| {
+            choices
+                .iter()
+                .find(|(word, _)| *word == text)
+                .map(|(_, value)| *value)
+        };
+        let accepts = || {
+            choices
+                .iter()
+                .map(|(word, _)| *word)
+                .collect::<Vec<_>>()
+                .join(" or ")
+        };
         self.parsed(name, choices[0].1, |text| named(text).ok_or_else(accepts))
     }
 
@@ -203,15 +311,36 @@ impl Lookup<'_> {
     }
 
     fn sandbox(&self) -> Result<SandboxMode, ConfigError> {
-        let mode = self.choice("SBX_MODE", &[("mock", SandboxMode::Mock), ("live", SandboxMode::Local)])?;
-        let known = |text: &str| if text == "local" { Ok(()) } else { Err("local; other providers come later".to_owned()) };
-        if mode == SandboxMode::Local { self.parsed("SBX_PROVIDER", (), known)? }
+        let mode = self.choice(
+            "SBX_MODE",
+            &[("mock", SandboxMode::Mock), ("live", SandboxMode::Local)],
+        )?;
+        let known = |text: &str| {
+            if text == "local" {
+                Ok(())
+            } else {
+                Err("local; other providers come later".to_owned())
+            }
+        };
+        if mode == SandboxMode::Local {
+            self.parsed("SBX_PROVIDER", (), known)?
+        }
         Ok(mode)
     }
 
     fn trace_base_url(&self) -> Result<Option<String>, ConfigError> {
-        let good = |url: &str| (url.starts_with("http://") || url.starts_with("https://")) && url.contains("{traceId}") && url.parse::<reqwest::Url>().is_ok();
-        self.parsed("TRACE_BASE_URL", None, |url| if good(url) { Ok(Some(url.to_owned())) } else { Err("an http or https URL with {traceId}, and {spanId} if wanted".into()) })
+        let good = |url: &str| {
+            (url.starts_with("http://") || url.starts_with("https://"))
+                && url.contains("{traceId}")
+                && url.parse::<reqwest::Url>().is_ok()
+        };
+        self.parsed("TRACE_BASE_URL", None, |url| {
+            if good(url) {
+                Ok(Some(url.to_owned()))
+            } else {
+                Err("an http or https URL with {traceId}, and {spanId} if wanted".into())
+            }
+        })
     }
 }
 
@@ -220,13 +349,25 @@ mod tests {
     use super::*;
 
     fn read(pairs: &[(&str, &str)]) -> Result<Config, ConfigError> {
-        Config::from_lookup(|name| pairs.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned()))
+        Config::from_lookup(|name| {
+            pairs
+                .iter()
+                .find(|(n, _)| *n == name)
+                .map(|(_, v)| (*v).to_owned())
+        })
     }
 
     #[test]
     fn an_empty_environment_is_complete() {
         let config = read(&[]).unwrap();
-        assert_eq!((config.port, config.app_version.as_str(), config.sandbox_queue.rate_limit_period_ms), (3001, "v1", Some(60_000)));
+        assert_eq!(
+            (
+                config.port,
+                config.app_version.as_str(),
+                config.sandbox_queue.rate_limit_period_ms
+            ),
+            (3001, "v1", Some(60_000))
+        );
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! Arrows point down only: `cli` → `api` → `intent` → `planner`, `sandbox`, `engine` → `store`.
 
+pub mod api;
 pub mod canonical;
 pub mod cli;
 pub mod config;

@@ -67,19 +67,39 @@ pub(super) async fn run(config: &Config, arguments: &Arguments) -> Result<(), Cl
     let db = Database::connect(&config.database()).await?;
     migrate(&db).await?;
     match arguments.workload {
-        Workload::Steps { workflows, steps, slots } => bench_steps(config, db, workflows, steps, slots).await,
+        Workload::Steps {
+            workflows,
+            steps,
+            slots,
+        } => bench_steps(config, db, workflows, steps, slots).await,
     }
 }
 
-async fn bench_steps(config: &Config, db: Database, count: usize, steps: u32, slots: usize) -> Result<(), CliError> {
+async fn bench_steps(
+    config: &Config,
+    db: Database,
+    count: usize,
+    steps: u32,
+    slots: usize,
+) -> Result<(), CliError> {
     let failed = |e: crate::engine::EngineError| CliError::Failed(e.to_string());
-    let options = EngineOptions { queues: vec![QueueSettings::unlimited(QUEUE)], slots, ..config.engine() };
-    let builder = Engine::builder(db.clone(), options).register(Steps).map_err(failed)?;
+    let options = EngineOptions {
+        queues: vec![QueueSettings::unlimited(QUEUE)],
+        slots,
+        ..config.engine()
+    };
+    let builder = Engine::builder(db.clone(), options)
+        .register(Steps)
+        .map_err(failed)?;
     let prefix = uuid::Uuid::new_v4().simple().to_string();
     for first in (0..count).step_by(ENQUEUE_BATCH) {
         let batch: Result<Vec<_>, _> = (first..count.min(first + ENQUEUE_BATCH))
             .map(|n| {
-                let options = StartOptions { id: Some(format!("bench-{prefix}-{n}")), queue: QUEUE.into(), ..StartOptions::default() };
+                let options = StartOptions {
+                    id: Some(format!("bench-{prefix}-{n}")),
+                    queue: QUEUE.into(),
+                    ..StartOptions::default()
+                };
                 builder.prepare::<Steps>(&steps, options)
             })
             .collect();
@@ -95,8 +115,14 @@ async fn bench_steps(config: &Config, db: Database, count: usize, steps: u32, sl
     }
     let read = db.read();
     let sql = "SELECT max(completed_at) FROM \"dbos\".workflow_status WHERE name = $1 AND status = 'SUCCESS'";
-    let last: i64 = match read.query_one_raw(statement(&read, sql, [Steps::NAME.into()])).await.map_err(crate::store::StoreError::from)? {
-        Some(row) => row.try_get_by_index(0).map_err(crate::store::StoreError::from)?,
+    let last: i64 = match read
+        .query_one_raw(statement(&read, sql, [Steps::NAME.into()]))
+        .await
+        .map_err(crate::store::StoreError::from)?
+    {
+        Some(row) => row
+            .try_get_by_index(0)
+            .map_err(crate::store::StoreError::from)?,
         None => started,
     };
     let seconds = (last - started) as f64 / 1_000.0;
@@ -117,6 +143,13 @@ async fn ended(db: &Database) -> Result<i64, CliError> {
 async fn now(db: &Database) -> Result<i64, CliError> {
     let read = db.read();
     let text = format!("SELECT {}", dialect(&read).now());
-    let row = read.query_one_raw(statement(&read, text, [])).await.map_err(crate::store::StoreError::from)?;
-    Ok(row.map(|row| row.try_get_by_index(0)).transpose().map_err(crate::store::StoreError::from)?.unwrap_or(0))
+    let row = read
+        .query_one_raw(statement(&read, text, []))
+        .await
+        .map_err(crate::store::StoreError::from)?;
+    Ok(row
+        .map(|row| row.try_get_by_index(0))
+        .transpose()
+        .map_err(crate::store::StoreError::from)?
+        .unwrap_or(0))
 }

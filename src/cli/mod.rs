@@ -2,6 +2,7 @@
 
 mod bench;
 mod migrate;
+mod serve;
 
 use std::{io::Write, process::ExitCode};
 
@@ -24,6 +25,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Serve the API and execute runs, in one process, on the embedded database or `DATABASE_URL`.
+    Serve,
     /// Bring the database's schema up to date, or rebuild half of it.
     Migrate(migrate::Arguments),
     /// Measure what the engine does on the database in use.
@@ -53,7 +56,11 @@ impl CliError {
 
 impl From<crate::store::StoreError> for CliError {
     fn from(error: crate::store::StoreError) -> Self {
-        if error.is_transient() { Self::Unavailable(error.to_string()) } else { Self::Failed(error.to_string()) }
+        if error.is_transient() {
+            Self::Unavailable(error.to_string())
+        } else {
+            Self::Failed(error.to_string())
+        }
     }
 }
 
@@ -81,9 +88,13 @@ fn run(command: Command) -> Result<(), CliError> {
     if let Some(death) = config.die_at.clone() {
         crate::engine::points::die_at(death);
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|e| CliError::Failed(e.to_string()))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| CliError::Failed(e.to_string()))?;
     runtime.block_on(async {
         match command {
+            Command::Serve => serve::run(&config).await,
             Command::Migrate(arguments) => migrate::run(&config, &arguments).await,
             Command::Bench(arguments) => bench::run(&config, &arguments).await,
         }

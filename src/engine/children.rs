@@ -50,14 +50,25 @@ impl Context {
         let call = self.call(W::NAME);
         let input = encode_input(input)
             .map_err(|e| WorkflowError::new("input_encoding", e.to_string()))
-            .and_then(|text| limits::check("a child's input", &text).map(|()| text).map_err(|e| WorkflowError::new("payload_too_large", e.to_string())));
+            .and_then(|text| {
+                limits::check("a child's input", &text)
+                    .map(|()| text)
+                    .map_err(|e| WorkflowError::new("payload_too_large", e.to_string()))
+            });
         async move {
             let function_id = call.function_id;
             if let Some(recorded) = self.replay(&call).await {
                 let id = recorded.child_workflow_id.clone().unwrap_or_default();
-                return Ok(Child { id, function_id, started_now: false, output: PhantomData });
+                return Ok(Child {
+                    id,
+                    function_id,
+                    started_now: false,
+                    output: PhantomData,
+                });
             }
-            let id = options.id.unwrap_or_else(|| format!("{}-{function_id}", self.workflow_id()));
+            let id = options
+                .id
+                .unwrap_or_else(|| format!("{}-{function_id}", self.workflow_id()));
             let child = NewWorkflow {
                 id: id.clone(),
                 name: W::NAME.into(),
@@ -71,12 +82,20 @@ impl Context {
                 delay_ms: None,
                 parent_workflow_id: Some(self.workflow_id().to_owned()),
             };
-            let output = Output { child_workflow_id: Some(id.clone()), ..self.output(&call, None) };
+            let output = Output {
+                child_workflow_id: Some(id.clone()),
+                ..self.output(&call, None)
+            };
             self.with_outbox(|outbox| {
                 outbox.children.push(child);
                 outbox.outputs.push(output);
             });
-            Ok(Child { id, function_id, started_now: true, output: PhantomData })
+            Ok(Child {
+                id,
+                function_id,
+                started_now: true,
+                output: PhantomData,
+            })
         }
     }
 
@@ -85,7 +104,10 @@ impl Context {
         &self,
         children: Vec<Child<O>>,
     ) -> impl Future<Output = Result<Vec<Result<O, WorkflowError>>, WorkflowError>> + Send {
-        let awaited: Vec<(Child<O>, Call)> = children.into_iter().map(|child| (child, self.call(GET_RESULT))).collect();
+        let awaited: Vec<(Child<O>, Call)> = children
+            .into_iter()
+            .map(|child| (child, self.call(GET_RESULT)))
+            .collect();
         async move {
             let mut open = Vec::new();
             for (child, call) in &awaited {
@@ -93,7 +115,11 @@ impl Context {
                     open.push((child, call));
                 }
             }
-            let ended = if open.is_empty() { Vec::new() } else { self.ended(&open).await };
+            let ended = if open.is_empty() {
+                Vec::new()
+            } else {
+                self.ended(&open).await
+            };
             let mut results = Vec::with_capacity(awaited.len());
             let mut ended = ended.into_iter();
             for (child, call) in &awaited {
@@ -117,11 +143,21 @@ impl Context {
             let ids: Vec<&str> = open.iter().map(|(child, _)| child.id.as_str()).collect();
             let rows = {
                 let _running = self.running();
-                persist("read the results of children", || async { workflows::results(&self.db.read(), &ids).await }).await
+                persist("read the results of children", || async {
+                    workflows::results(&self.db.read(), &ids).await
+                })
+                .await
             };
             let mut by_id: std::collections::HashMap<String, WorkflowRow> = rows
                 .into_iter()
-                .filter(|row| !matches!(row.status, WorkflowStatus::Enqueued | WorkflowStatus::Delayed | WorkflowStatus::Pending))
+                .filter(|row| {
+                    !matches!(
+                        row.status,
+                        WorkflowStatus::Enqueued
+                            | WorkflowStatus::Delayed
+                            | WorkflowStatus::Pending
+                    )
+                })
                 .map(|row| (row.workflow_uuid.clone(), row))
                 .collect();
             if by_id.len() == ids.len() {
@@ -134,22 +170,41 @@ impl Context {
     }
 
     fn result_of<O>(&self, child: &Child<O>, call: &Call, row: WorkflowRow) -> Output {
-        let failed = |code: &str, what: &str| Some(WorkflowError::new(code, format!("child workflow {} {what}", child.id)).to_stored());
+        let failed = |code: &str, what: &str| {
+            Some(
+                WorkflowError::new(code, format!("child workflow {} {what}", child.id)).to_stored(),
+            )
+        };
         let (output, error) = match row.status {
             WorkflowStatus::Success => (Some(row.output.unwrap_or_else(|| "null".into())), None),
             WorkflowStatus::Cancelled => (None, failed("child_cancelled", "was cancelled")),
-            WorkflowStatus::MaxRecoveryAttemptsExceeded => (None, failed("child_dead", "was given up after too many recoveries")),
-            _ => (None, row.error.or_else(|| failed("child_failed", "failed without an error"))),
+            WorkflowStatus::MaxRecoveryAttemptsExceeded => (
+                None,
+                failed("child_dead", "was given up after too many recoveries"),
+            ),
+            _ => (
+                None,
+                row.error
+                    .or_else(|| failed("child_failed", "failed without an error")),
+            ),
         };
-        Output { error, child_workflow_id: Some(child.id.clone()), ..self.output(call, output) }
+        Output {
+            error,
+            child_workflow_id: Some(child.id.clone()),
+            ..self.output(call, output)
+        }
     }
 }
 
 fn decode_output<O: DeserializeOwned>(output: &Output) -> Result<O, WorkflowError> {
     match &output.error {
         Some(error) => Err(WorkflowError::from_stored(error)),
-        None => serde_json::from_str(output.output.as_deref().unwrap_or("null"))
-            .map_err(|e| WorkflowError::new("record_decoding", format!("the child's output does not fit: {e}"))),
+        None => serde_json::from_str(output.output.as_deref().unwrap_or("null")).map_err(|e| {
+            WorkflowError::new(
+                "record_decoding",
+                format!("the child's output does not fit: {e}"),
+            )
+        }),
     }
 }
 
@@ -158,7 +213,12 @@ fn contiguous(ids: impl Iterator<Item = i32>) -> Option<Condition> {
     let mut ids: Vec<i32> = ids.collect();
     ids.sort_unstable();
     let low = *ids.first()?;
-    let high = ids.iter().zip(low..).take_while(|(id, expected)| *id == expected).last().map_or(low, |(id, _)| *id);
+    let high = ids
+        .iter()
+        .zip(low..)
+        .take_while(|(id, expected)| *id == expected)
+        .last()
+        .map_or(low, |(id, _)| *id);
     Some(Condition::Children { low, high })
 }
 
@@ -168,8 +228,14 @@ mod tests {
 
     #[test]
     fn the_first_unbroken_run_is_awaited() {
-        assert_eq!(contiguous([7, 5, 6, 9].into_iter()), Some(Condition::Children { low: 5, high: 7 }));
-        assert_eq!(contiguous([3].into_iter()), Some(Condition::Children { low: 3, high: 3 }));
+        assert_eq!(
+            contiguous([7, 5, 6, 9].into_iter()),
+            Some(Condition::Children { low: 5, high: 7 })
+        );
+        assert_eq!(
+            contiguous([3].into_iter()),
+            Some(Condition::Children { low: 3, high: 3 })
+        );
         assert_eq!(contiguous([].into_iter()), None);
     }
 }

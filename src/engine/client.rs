@@ -48,7 +48,11 @@ pub struct Client {
 
 impl Client {
     pub(super) fn new(db: Database, signals: Arc<Signals>, app_version: String) -> Self {
-        Self { db, signals, app_version }
+        Self {
+            db,
+            signals,
+            app_version,
+        }
     }
 
     /// The database behind it.
@@ -61,7 +65,11 @@ impl Client {
     ///
     /// # Errors
     /// [`EngineError::Encoding`] and [`EngineError::TooLarge`].
-    pub fn prepare<W: Workflow>(&self, input: &W::Input, options: StartOptions) -> Result<NewWorkflow, EngineError> {
+    pub fn prepare<W: Workflow>(
+        &self,
+        input: &W::Input,
+        options: StartOptions,
+    ) -> Result<NewWorkflow, EngineError> {
         prepare::<W>(&self.app_version, input, options)
     }
 
@@ -69,7 +77,11 @@ impl Client {
     ///
     /// # Errors
     /// As [`Self::prepare`], and [`EngineError::Store`].
-    pub async fn start<W: Workflow>(&self, input: &W::Input, options: StartOptions) -> Result<String, EngineError> {
+    pub async fn start<W: Workflow>(
+        &self,
+        input: &W::Input,
+        options: StartOptions,
+    ) -> Result<String, EngineError> {
         let workflow = self.prepare::<W>(input, options)?;
         retrying(|| async {
             let tx = self.db.begin().await?;
@@ -90,11 +102,22 @@ impl Client {
     ///
     /// # Errors
     /// [`EngineError::Store`], also when there is no such workflow.
-    pub async fn send(&self, destination: &str, topic: &str, message: &impl Serialize, id: Option<String>) -> Result<(), EngineError> {
+    pub async fn send(
+        &self,
+        destination: &str,
+        topic: &str,
+        message: &impl Serialize,
+        id: Option<String>,
+    ) -> Result<(), EngineError> {
         let text = serde_json::to_string(message)?;
         limits::check("a message", &text)?;
         let id = id.unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
-        let message = Message { id, destination: destination.into(), topic: topic.into(), message: text };
+        let message = Message {
+            id,
+            destination: destination.into(),
+            topic: topic.into(),
+            message: text,
+        };
         retrying(|| async { messages::send(&self.db, &message).await }).await?;
         self.sent();
         Ok(())
@@ -109,17 +132,39 @@ impl Client {
     ///
     /// # Errors
     /// [`EngineError::Store`].
-    pub async fn result<T: DeserializeOwned>(&self, id: &str, every: Duration) -> Result<Result<T, WorkflowError>, EngineError> {
+    pub async fn result<T: DeserializeOwned>(
+        &self,
+        id: &str,
+        every: Duration,
+    ) -> Result<Result<T, WorkflowError>, EngineError> {
         loop {
             if let Some(row) = workflows::find(&self.db.read(), id).await? {
                 match row.status {
-                    WorkflowStatus::Success => return Ok(Ok(serde_json::from_str(row.output.as_deref().unwrap_or("null"))?)),
-                    WorkflowStatus::Error => return Ok(Err(WorkflowError::from_stored(row.error.as_deref().unwrap_or("null")))),
-                    WorkflowStatus::Cancelled => return Ok(Err(WorkflowError::new("cancelled", "the workflow was cancelled"))),
-                    WorkflowStatus::MaxRecoveryAttemptsExceeded => {
-                        return Ok(Err(WorkflowError::new("max_recovery_attempts", "the workflow was given up")));
+                    WorkflowStatus::Success => {
+                        return Ok(Ok(serde_json::from_str(
+                            row.output.as_deref().unwrap_or("null"),
+                        )?));
                     }
-                    WorkflowStatus::Enqueued | WorkflowStatus::Delayed | WorkflowStatus::Pending => {}
+                    WorkflowStatus::Error => {
+                        return Ok(Err(WorkflowError::from_stored(
+                            row.error.as_deref().unwrap_or("null"),
+                        )));
+                    }
+                    WorkflowStatus::Cancelled => {
+                        return Ok(Err(WorkflowError::new(
+                            "cancelled",
+                            "the workflow was cancelled",
+                        )));
+                    }
+                    WorkflowStatus::MaxRecoveryAttemptsExceeded => {
+                        return Ok(Err(WorkflowError::new(
+                            "max_recovery_attempts",
+                            "the workflow was given up",
+                        )));
+                    }
+                    WorkflowStatus::Enqueued
+                    | WorkflowStatus::Delayed
+                    | WorkflowStatus::Pending => {}
                 }
             }
             tokio::time::sleep(every).await;
@@ -127,12 +172,18 @@ impl Client {
     }
 }
 
-pub(super) fn prepare<W: Workflow>(app_version: &str, input: &W::Input, options: StartOptions) -> Result<NewWorkflow, EngineError> {
+pub(super) fn prepare<W: Workflow>(
+    app_version: &str,
+    input: &W::Input,
+    options: StartOptions,
+) -> Result<NewWorkflow, EngineError> {
     let input = encode_input(input)?;
     limits::check("a workflow's input", &input)?;
     let milliseconds = |d: Duration| i64::try_from(d.as_millis()).unwrap_or(i64::MAX);
     Ok(NewWorkflow {
-        id: options.id.unwrap_or_else(|| uuid::Uuid::new_v4().to_string()),
+        id: options
+            .id
+            .unwrap_or_else(|| uuid::Uuid::new_v4().to_string()),
         name: W::NAME.into(),
         input,
         queue_name: options.queue,

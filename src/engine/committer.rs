@@ -38,7 +38,11 @@ pub(super) struct Committer(mpsc::Sender<Submission>);
 
 impl Committer {
     /// Starts `tasks` tasks that commit. They end when the last handle is dropped and everything handed in is answered.
-    pub(super) fn start(db: &Database, signals: &Arc<Signals>, tasks: usize) -> (Self, Vec<tokio::task::JoinHandle<()>>) {
+    pub(super) fn start(
+        db: &Database,
+        signals: &Arc<Signals>,
+        tasks: usize,
+    ) -> (Self, Vec<tokio::task::JoinHandle<()>>) {
         let (sender, receiver) = mpsc::channel(limits::COMMIT_QUEUE);
         let receiver = Arc::new(Mutex::new(receiver));
         let handles = (0..tasks)
@@ -48,21 +52,46 @@ impl Committer {
     }
 
     /// Hands in a checkpoint; the answer comes when its transaction has ended.
-    pub(super) async fn submit(&self, checkpoint: Checkpoint, parent: Option<String>) -> oneshot::Receiver<Committed> {
+    pub(super) async fn submit(
+        &self,
+        checkpoint: Checkpoint,
+        parent: Option<String>,
+    ) -> oneshot::Receiver<Committed> {
         let (reply, answer) = oneshot::channel();
         // A closed channel drops the reply, which the driver takes for a lost claim: the process is ending.
-        let _ = self.0.send(Submission { checkpoint, parent, reply }).await;
+        let _ = self
+            .0
+            .send(Submission {
+                checkpoint,
+                parent,
+                reply,
+            })
+            .await;
         answer
     }
 }
 
-async fn run(db: Database, signals: Arc<Signals>, receiver: Arc<Mutex<mpsc::Receiver<Submission>>>) {
+async fn run(
+    db: Database,
+    signals: Arc<Signals>,
+    receiver: Arc<Mutex<mpsc::Receiver<Submission>>>,
+) {
     loop {
         let mut batch = Vec::new();
-        if receiver.lock().await.recv_many(&mut batch, limits::COMMIT_BATCH).await == 0 {
+        if receiver
+            .lock()
+            .await
+            .recv_many(&mut batch, limits::COMMIT_BATCH)
+            .await
+            == 0
+        {
             return;
         }
-        let verdicts = settle(&db, &batch.iter().map(|s| &s.checkpoint).collect::<Vec<_>>()).await;
+        let verdicts = settle(
+            &db,
+            &batch.iter().map(|s| &s.checkpoint).collect::<Vec<_>>(),
+        )
+        .await;
         let facts = Facts::of(&batch, &verdicts);
         for (submission, verdict) in batch.into_iter().zip(verdicts) {
             let _ = submission.reply.send(verdict);
@@ -86,7 +115,9 @@ async fn settle(db: &Database, members: &[&Checkpoint]) -> Vec<Committed> {
                 }
                 return verdicts.into_iter().map(Committed::Verdict).collect();
             }
-            Err(StoreError::Refused(message)) if members.len() == 1 => return vec![Committed::Refused(message)],
+            Err(StoreError::Refused(message)) if members.len() == 1 => {
+                return vec![Committed::Refused(message)];
+            }
             // One bad member must not fail its neighbours: halve the batch until it stands alone.
             Err(StoreError::Refused(_)) => {
                 let (left, right) = members.split_at(members.len() / 2);
@@ -116,15 +147,24 @@ async fn settle(db: &Database, members: &[&Checkpoint]) -> Vec<Committed> {
 /// Settles a checkpoint that may have been committed: it was if its first output is there; it is handed in again if it was not, and then
 /// the fence decides.
 async fn settle_unknown(db: &Database, member: &Checkpoint) -> Vec<Committed> {
-    let written = super::waiting::persist("read a checkpoint whose outcome is unknown", || was_written(db, member)).await;
-    if written { vec![Committed::Verdict(Verdict::Go)] } else { settle(db, &[member]).await }
+    let written = super::waiting::persist("read a checkpoint whose outcome is unknown", || {
+        was_written(db, member)
+    })
+    .await;
+    if written {
+        vec![Committed::Verdict(Verdict::Go)]
+    } else {
+        settle(db, &[member]).await
+    }
 }
 
 async fn was_written(db: &Database, member: &Checkpoint) -> Result<bool, StoreError> {
     let read = db.read();
     if let Some(output) = member.outputs.first() {
         let steps = workflows::steps(&read, &[&member.workflow_id]).await?;
-        return Ok(steps.iter().any(|step| step.function_id == output.function_id));
+        return Ok(steps
+            .iter()
+            .any(|step| step.function_id == output.function_id));
     }
     // Without outputs only the ending can be seen. Where the row does not show it, the fence answers the second time.
     let row = workflows::find(&read, &member.workflow_id).await?;
@@ -161,17 +201,34 @@ impl Facts {
     }
 
     fn add(&mut self, checkpoint: &Checkpoint, parent: Option<&str>) {
-        self.queues.extend(checkpoint.children.iter().map(|child| child.queue_name.clone()));
-        self.waiting.extend(checkpoint.messages.iter().map(|message| message.destination.clone()));
+        self.queues.extend(
+            checkpoint
+                .children
+                .iter()
+                .map(|child| child.queue_name.clone()),
+        );
+        self.waiting.extend(
+            checkpoint
+                .messages
+                .iter()
+                .map(|message| message.destination.clone()),
+        );
         if !checkpoint.events.is_empty() {
             self.event_setters.insert(checkpoint.workflow_id.clone());
         }
         match &checkpoint.ending {
-            Some(Ending::Completed { status: WorkflowStatus::Success | WorkflowStatus::Error, .. }) => {
+            Some(Ending::Completed {
+                status: WorkflowStatus::Success | WorkflowStatus::Error,
+                ..
+            }) => {
                 self.waiting.extend(parent.map(str::to_owned));
             }
             Some(Ending::Suspended(wait)) => {
-                if wait.conditions.iter().any(|c| !matches!(c, Condition::Time { .. } | Condition::Mismatch { .. })) {
+                if wait
+                    .conditions
+                    .iter()
+                    .any(|c| !matches!(c, Condition::Time { .. } | Condition::Mismatch { .. }))
+                {
                     self.waiting.insert(checkpoint.workflow_id.clone());
                 }
                 self.next_due = self.next_due.into_iter().chain(wait.due_at()).min();
@@ -185,18 +242,27 @@ impl Facts {
     async fn look(self, db: &Database, signals: &Signals) {
         let mut due = self.due;
         let ids = |set: &BTreeSet<String>| set.iter().cloned().collect::<Vec<_>>();
-        for (set, watchers) in [(ids(&self.waiting), false), (ids(&self.event_setters), true)] {
+        for (set, watchers) in [
+            (ids(&self.waiting), false),
+            (ids(&self.event_setters), true),
+        ] {
             if set.is_empty() {
                 continue;
             }
             let set: Vec<&str> = set.iter().map(String::as_str).collect();
             let looked = retrying(|| async {
-                if watchers { waits::look_at_watchers(&db.write(), &set).await } else { waits::look(&db.write(), &set).await }
+                if watchers {
+                    waits::look_at_watchers(&db.write(), &set).await
+                } else {
+                    waits::look(&db.write(), &set).await
+                }
             })
             .await;
             match looked {
                 Ok(found) => due |= found > 0,
-                Err(error) => tracing::warn!(%error, "could not look at waits; the reconciler will"),
+                Err(error) => {
+                    tracing::warn!(%error, "could not look at waits; the reconciler will")
+                }
             }
         }
         points::reached(points::Point::AfterLook, "");

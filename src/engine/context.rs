@@ -59,7 +59,10 @@ pub struct StepFailure {
 
 impl From<WorkflowError> for StepFailure {
     fn from(error: WorkflowError) -> Self {
-        Self { error, rows: Vec::new() }
+        Self {
+            error,
+            rows: Vec::new(),
+        }
     }
 }
 
@@ -88,15 +91,34 @@ pub(super) struct Call {
 }
 
 impl Context {
-    pub(super) fn new(claimed: Claimed, recorded: Vec<StepRow>, db: Database, clock: Arc<Clock>, app_version: String) -> Self {
+    pub(super) fn new(
+        claimed: Claimed,
+        recorded: Vec<StepRow>,
+        db: Database,
+        clock: Arc<Clock>,
+        app_version: String,
+    ) -> Self {
         let outbox = Checkpoint {
             workflow_id: claimed.workflow.workflow_uuid.clone(),
             token: claimed.token.clone(),
             ..Checkpoint::default()
         };
-        let recorded = recorded.into_iter().map(|row| (row.function_id, row)).collect();
-        let state = State { outbox, recorded, ..State::default() };
-        Self { claimed, app_version, db, clock, state: Mutex::new(state) }
+        let recorded = recorded
+            .into_iter()
+            .map(|row| (row.function_id, row))
+            .collect();
+        let state = State {
+            outbox,
+            recorded,
+            ..State::default()
+        };
+        Self {
+            claimed,
+            app_version,
+            db,
+            clock,
+            state: Mutex::new(state),
+        }
     }
 
     /// The id of this workflow.
@@ -121,7 +143,11 @@ impl Context {
 
     /// Runs `body` once and records what it returns, success or error. Once the next operation starts, the record is committed; until then
     /// a crash runs the body again.
-    pub fn step<T, F, Fut>(&self, name: &str, body: F) -> impl Future<Output = Result<T, WorkflowError>> + Send
+    pub fn step<T, F, Fut>(
+        &self,
+        name: &str,
+        body: F,
+    ) -> impl Future<Output = Result<T, WorkflowError>> + Send
     where
         T: Serialize + DeserializeOwned + Send,
         F: FnOnce() -> Fut + Send,
@@ -131,7 +157,11 @@ impl Context {
     }
 
     /// Like [`Self::step`], with rows of the application that are written in the same transaction as the record, if and only if it is.
-    pub fn step_with_rows<T, F, Fut>(&self, name: &str, body: F) -> impl Future<Output = Result<T, WorkflowError>> + Send
+    pub fn step_with_rows<T, F, Fut>(
+        &self,
+        name: &str,
+        body: F,
+    ) -> impl Future<Output = Result<T, WorkflowError>> + Send
     where
         T: Serialize + DeserializeOwned + Send,
         F: FnOnce() -> Fut + Send,
@@ -152,14 +182,31 @@ impl Context {
         }
     }
 
-    fn record_body<T: Serialize>(&self, call: &Call, started_at: i64, outcome: Result<(T, Vec<Row>), StepFailure>) -> Result<T, WorkflowError> {
-        let encoded = outcome.and_then(|(value, rows)| Ok((limits::encode("a step's output", &value)?, value, rows)));
+    fn record_body<T: Serialize>(
+        &self,
+        call: &Call,
+        started_at: i64,
+        outcome: Result<(T, Vec<Row>), StepFailure>,
+    ) -> Result<T, WorkflowError> {
+        let encoded = outcome.and_then(|(value, rows)| {
+            Ok((limits::encode("a step's output", &value)?, value, rows))
+        });
         let (output, error, rows, result) = match encoded {
             Ok((text, value, rows)) => (Some(text), None, rows, Ok(value)),
-            Err(failure) => (None, Some(failure.error.to_stored()), failure.rows, Err(failure.error)),
+            Err(failure) => (
+                None,
+                Some(failure.error.to_stored()),
+                failure.rows,
+                Err(failure.error),
+            ),
         };
         self.with_outbox(|outbox| {
-            outbox.outputs.push(Output { started_at, error, body: true, ..self.output(call, output) });
+            outbox.outputs.push(Output {
+                started_at,
+                error,
+                body: true,
+                ..self.output(call, output)
+            });
             for row in rows {
                 push_row(outbox, Row { body: true, ..row });
             }
@@ -191,7 +238,11 @@ impl Context {
         })
     }
 
-    fn recorded_value<T, F>(&self, name: &str, value: F) -> impl Future<Output = Result<T, WorkflowError>> + Send
+    fn recorded_value<T, F>(
+        &self,
+        name: &str,
+        value: F,
+    ) -> impl Future<Output = Result<T, WorkflowError>> + Send
     where
         T: Serialize + DeserializeOwned + Send,
         F: FnOnce() -> T + Send,
@@ -216,11 +267,22 @@ impl Context {
         let function_id = state.next_function_id;
         state.next_function_id += 1;
         let recorded = state.recorded.remove(&function_id);
-        let mismatch = recorded.as_ref().is_some_and(|row| row.function_name != name);
+        let mismatch = recorded
+            .as_ref()
+            .is_some_and(|row| row.function_name != name);
         if let (true, Some(row), None) = (mismatch, &recorded, &state.mismatch) {
-            state.mismatch = Some(Condition::Mismatch { function_id, recorded: row.function_name.clone(), called: name.to_owned() });
+            state.mismatch = Some(Condition::Mismatch {
+                function_id,
+                recorded: row.function_name.clone(),
+                called: name.to_owned(),
+            });
         }
-        Call { function_id, name: name.to_owned(), recorded, mismatch }
+        Call {
+            function_id,
+            name: name.to_owned(),
+            recorded,
+            mismatch,
+        }
     }
 
     /// What is recorded for `call`. Where the record is of another operation this never returns: the driver releases the workflow.
@@ -235,14 +297,21 @@ impl Context {
     pub(super) async fn settled(&self) {
         let target = {
             let mut state = self.lock();
-            let target = if state.dirty { state.taken + 1 } else { state.taken };
+            let target = if state.dirty {
+                state.taken + 1
+            } else {
+                state.taken
+            };
             if state.committed >= target {
                 return;
             }
             state.settling += 1;
             target
         };
-        let _settling = Registered { context: self, what: Registration::Settling };
+        let _settling = Registered {
+            context: self,
+            what: Registration::Settling,
+        };
         poll_fn(|cx| {
             let mut state = self.lock();
             if state.committed >= target {
@@ -257,7 +326,10 @@ impl Context {
     /// Says that something is under way in memory, until dropped.
     pub(super) fn running(&self) -> Registered<'_> {
         self.lock().bodies += 1;
-        Registered { context: self, what: Registration::Body }
+        Registered {
+            context: self,
+            what: Registration::Body,
+        }
     }
 
     /// Says that an operation waits for `conditions`, until dropped. `rows` are written if the workflow suspends meanwhile.
@@ -266,7 +338,10 @@ impl Context {
         let key = state.next_wait;
         state.next_wait += 1;
         state.waits.insert(key, (conditions, rows));
-        Registered { context: self, what: Registration::Wait(key) }
+        Registered {
+            context: self,
+            what: Registration::Wait(key),
+        }
     }
 
     /// Records that `call` returned `output`.
@@ -308,7 +383,8 @@ impl Context {
         let state = self.lock();
         if let Some(mismatch) = &state.mismatch {
             Standing::Mismatch(mismatch.clone())
-        } else if state.dirty && (state.bodies > 0 || state.settling > 0 || state.waits.is_empty()) {
+        } else if state.dirty && (state.bodies > 0 || state.settling > 0 || state.waits.is_empty())
+        {
             Standing::Commit
         } else if state.bodies > 0 || state.settling > 0 {
             Standing::Running
@@ -394,7 +470,11 @@ pub(super) fn push_row(outbox: &mut Checkpoint, row: Row) {
             other.change == RowChange::Update
                 && other.table.name == row.table.name
                 && other.body == row.body
-                && row.table.key.iter().all(|key| other.values.get(*key) == row.values.get(*key))
+                && row
+                    .table
+                    .key
+                    .iter()
+                    .all(|key| other.values.get(*key) == row.values.get(*key))
         };
         if let Some(other) = outbox.rows.iter_mut().find(|other| same(other)) {
             other.values.extend(row.values);
@@ -411,6 +491,9 @@ pub(super) fn decode<T: DeserializeOwned>(recorded: &StepRow) -> Result<T, Workf
     }
     serde_json::from_str(recorded.output.as_deref().unwrap_or("null")).map_err(|e| {
         let at = format!("{} ({})", recorded.function_id, recorded.function_name);
-        WorkflowError::new("record_decoding", format!("what is recorded for function id {at} does not fit the code: {e}"))
+        WorkflowError::new(
+            "record_decoding",
+            format!("what is recorded for function id {at} does not fit the code: {e}"),
+        )
     })
 }

@@ -53,7 +53,11 @@ impl Wake for Woken {
 }
 
 /// Executes the claimed workflow of `context` until it ends, suspends, or its claim is lost.
-pub(super) async fn drive(workflow: &dyn AnyWorkflow, context: &Context, committer: &Committer) -> Ended {
+pub(super) async fn drive(
+    workflow: &dyn AnyWorkflow,
+    context: &Context,
+    committer: &Committer,
+) -> Ended {
     let mut function = workflow.run(context, context.claimed.workflow.inputs.as_deref());
     let woken = Arc::new(Woken::default());
     let waker = Waker::from(Arc::clone(&woken));
@@ -61,7 +65,9 @@ pub(super) async fn drive(workflow: &dyn AnyWorkflow, context: &Context, committ
     loop {
         woken.flag.store(false, Ordering::Release);
         // A panic ends this workflow, not the process.
-        let polled = catch_unwind(AssertUnwindSafe(|| function.as_mut().poll(&mut TaskContext::from_waker(&waker))));
+        let polled = catch_unwind(AssertUnwindSafe(|| {
+            function.as_mut().poll(&mut TaskContext::from_waker(&waker))
+        }));
         let result = match polled {
             Ok(Poll::Ready(result)) => Some(result),
             Ok(Poll::Pending) => None,
@@ -73,23 +79,43 @@ pub(super) async fn drive(workflow: &dyn AnyWorkflow, context: &Context, committ
             {
                 return ended;
             }
-            let checkpoint = Checkpoint { ending: Some(completion(result)), ..context.take_outbox() };
+            let checkpoint = Checkpoint {
+                ending: Some(completion(result)),
+                ..context.take_outbox()
+            };
             return finish(context, committer, checkpoint, Ended::Completed).await;
         }
         if in_flight.is_none() {
             match context.standing() {
-                Standing::Mismatch(mismatch) => return finish(context, committer, release(context, mismatch), Ended::Released).await,
-                Standing::Commit => in_flight = Some(committer.submit(context.take_outbox(), None).await),
+                Standing::Mismatch(mismatch) => {
+                    return finish(
+                        context,
+                        committer,
+                        release(context, mismatch),
+                        Ended::Released,
+                    )
+                    .await;
+                }
+                Standing::Commit => {
+                    in_flight = Some(committer.submit(context.take_outbox(), None).await)
+                }
                 Standing::Waits if !woken.flag.load(Ordering::Acquire) => {
                     let mut checkpoint = context.take_outbox();
                     let (wait, rows) = context.take_wait();
-                    rows.into_iter().for_each(|row| push_row(&mut checkpoint, row));
+                    rows.into_iter()
+                        .for_each(|row| push_row(&mut checkpoint, row));
                     checkpoint.ending = Some(Ending::Suspended(wait));
                     return finish(context, committer, checkpoint, Ended::Suspended).await;
                 }
                 Standing::Nothing if !woken.flag.load(Ordering::Acquire) => {
-                    let error = WorkflowError::new("awaits_outside_context", "the workflow awaits something outside its context");
-                    let checkpoint = Checkpoint { ending: Some(completion(Err(error))), ..context.take_outbox() };
+                    let error = WorkflowError::new(
+                        "awaits_outside_context",
+                        "the workflow awaits something outside its context",
+                    );
+                    let checkpoint = Checkpoint {
+                        ending: Some(completion(Err(error))),
+                        ..context.take_outbox()
+                    };
                     return finish(context, committer, checkpoint, Ended::Completed).await;
                 }
                 Standing::Running | Standing::Waits | Standing::Nothing => {}
@@ -113,7 +139,12 @@ pub(super) async fn drive(workflow: &dyn AnyWorkflow, context: &Context, committ
 }
 
 /// Hands in the last checkpoint of this execution.
-async fn finish(context: &Context, committer: &Committer, checkpoint: Checkpoint, ended: Ended) -> Ended {
+async fn finish(
+    context: &Context,
+    committer: &Committer,
+    checkpoint: Checkpoint,
+    ended: Ended,
+) -> Ended {
     let parent = context.claimed.workflow.parent_workflow_id.clone();
     let answer = committer.submit(checkpoint, parent).await.await;
     stop(context, committer, answer).await.unwrap_or(ended)
@@ -121,7 +152,11 @@ async fn finish(context: &Context, committer: &Committer, checkpoint: Checkpoint
 
 /// Whether `answer` ends the execution. A checkpoint that a constraint refused ends the workflow with an error: tried again it would be
 /// refused again, for ever.
-async fn stop(context: &Context, committer: &Committer, answer: Result<Committed, oneshot::error::RecvError>) -> Option<Ended> {
+async fn stop(
+    context: &Context,
+    committer: &Committer,
+    answer: Result<Committed, oneshot::error::RecvError>,
+) -> Option<Ended> {
     match answer {
         Ok(Committed::Verdict(Verdict::Go)) => None,
         Ok(Committed::Verdict(Verdict::KeptStop | Verdict::Lost)) | Err(_) => Some(Ended::Stopped),
@@ -144,20 +179,41 @@ async fn stop(context: &Context, committer: &Committer, answer: Result<Committed
 }
 
 fn completion(result: Result<String, WorkflowError>) -> Ending {
-    let checked = result.and_then(|output| match limits::check("a workflow's output", &output) {
-        Ok(()) => Ok(output),
-        Err(error) => Err(WorkflowError::new("payload_too_large", error.to_string())),
-    });
+    let checked = result.and_then(
+        |output| match limits::check("a workflow's output", &output) {
+            Ok(()) => Ok(output),
+            Err(error) => Err(WorkflowError::new("payload_too_large", error.to_string())),
+        },
+    );
     match checked {
-        Ok(output) => Ending::Completed { status: WorkflowStatus::Success, output: Some(output), error: None },
-        Err(error) => Ending::Completed { status: WorkflowStatus::Error, output: None, error: Some(error.to_stored()) },
+        Ok(output) => Ending::Completed {
+            status: WorkflowStatus::Success,
+            output: Some(output),
+            error: None,
+        },
+        Err(error) => Ending::Completed {
+            status: WorkflowStatus::Error,
+            output: None,
+            error: Some(error.to_stored()),
+        },
     }
 }
 
 /// Gives the claim back with its attempt charged, for a while that doubles: the next one may be of a process with the right code.
 fn release(context: &Context, mismatch: Condition) -> Checkpoint {
-    if let Condition::Mismatch { function_id, recorded, called } = &mismatch {
-        tracing::error!(workflow = context.workflow_id(), function_id, recorded, called, "the code calls another step than the one recorded");
+    if let Condition::Mismatch {
+        function_id,
+        recorded,
+        called,
+    } = &mismatch
+    {
+        tracing::error!(
+            workflow = context.workflow_id(),
+            function_id,
+            recorded,
+            called,
+            "the code calls another step than the one recorded"
+        );
     }
     let (first, longest) = limits::MISMATCH_PAUSE_MS;
     let attempts = u32::try_from(context.claimed.workflow.recovery_attempts).unwrap_or(0);
@@ -165,7 +221,12 @@ fn release(context: &Context, mismatch: Condition) -> Checkpoint {
     Checkpoint {
         workflow_id: context.workflow_id().to_owned(),
         token: context.claimed.token.clone(),
-        ending: Some(Ending::Released { wait: Wait { conditions: vec![mismatch] }, delay_ms }),
+        ending: Some(Ending::Released {
+            wait: Wait {
+                conditions: vec![mismatch],
+            },
+            delay_ms,
+        }),
         ..Checkpoint::default()
     }
 }
@@ -176,5 +237,8 @@ fn panicked(panic: &(dyn Any + Send)) -> WorkflowError {
         .map(|text| (*text).to_owned())
         .or_else(|| panic.downcast_ref::<String>().cloned())
         .unwrap_or_else(|| "no message".into());
-    WorkflowError::new("panicked", format!("the workflow's code panicked: {message}"))
+    WorkflowError::new(
+        "panicked",
+        format!("the workflow's code panicked: {message}"),
+    )
 }

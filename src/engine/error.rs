@@ -24,7 +24,12 @@ pub struct WorkflowError {
 impl WorkflowError {
     /// An error with a code for programs and a message for readers.
     pub fn new(code: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { name: "StepwellError".into(), message: message.into(), code: Some(code.into()), data: None }
+        Self {
+            name: "StepwellError".into(),
+            message: message.into(),
+            code: Some(code.into()),
+            data: None,
+        }
     }
 
     /// The same error with data beside it.
@@ -45,7 +50,14 @@ impl WorkflowError {
             name: "Error".into(),
             message: serde_json::from_str::<Json>(text)
                 .ok()
-                .and_then(|v| Some(v.pointer("/json/message").or_else(|| v.get("message"))?.as_str()?.to_owned()))
+                .and_then(|v| {
+                    Some(
+                        v.pointer("/json/message")
+                            .or_else(|| v.get("message"))?
+                            .as_str()?
+                            .to_owned(),
+                    )
+                })
                 .unwrap_or_else(|| text.to_owned()),
             code: None,
             data: None,
@@ -53,7 +65,8 @@ impl WorkflowError {
     }
 
     pub(super) fn to_stored(&self) -> String {
-        serde_json::to_string(self).unwrap_or_else(|_| r#"{"name":"StepwellError","message":"unprintable"}"#.into())
+        serde_json::to_string(self)
+            .unwrap_or_else(|_| r#"{"name":"StepwellError","message":"unprintable"}"#.into())
     }
 }
 
@@ -67,7 +80,9 @@ pub enum EngineError {
     #[error("cannot be written as JSON: {0}")]
     Encoding(#[from] serde_json::Error),
     /// Larger than the limit.
-    #[error("{what} has {size} bytes, more than the {limit} that are allowed; put large things into artifacts")]
+    #[error(
+        "{what} has {size} bytes, more than the {limit} that are allowed; put large things into artifacts"
+    )]
     TooLarge {
         /// What.
         what: &'static str,

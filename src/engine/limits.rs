@@ -22,7 +22,8 @@ pub(super) const MISMATCH_PAUSE_MS: (i64, i64) = (1_000, 60_000);
 
 /// `value` as JSON text, if it is small enough.
 pub(super) fn encode(what: &'static str, value: &impl Serialize) -> Result<String, WorkflowError> {
-    let text = serde_json::to_string(value).map_err(|e| WorkflowError::new("output_encoding", format!("{what} is not JSON: {e}")))?;
+    let text = serde_json::to_string(value)
+        .map_err(|e| WorkflowError::new("output_encoding", format!("{what} is not JSON: {e}")))?;
     check(what, &text).map_err(|e| WorkflowError::new("payload_too_large", e.to_string()))?;
     Ok(text)
 }
@@ -30,7 +31,11 @@ pub(super) fn encode(what: &'static str, value: &impl Serialize) -> Result<Strin
 /// Refuses `text` when it is larger than [`PAYLOAD_BYTES`].
 pub(super) fn check(what: &'static str, text: &str) -> Result<(), EngineError> {
     if text.len() > PAYLOAD_BYTES {
-        return Err(EngineError::TooLarge { what, size: text.len(), limit: PAYLOAD_BYTES });
+        return Err(EngineError::TooLarge {
+            what,
+            size: text.len(),
+            limit: PAYLOAD_BYTES,
+        });
     }
     Ok(())
 }

@@ -38,7 +38,11 @@ pub use error::{EngineError, WorkflowError};
 pub use waiting::Receive;
 pub use workflow::Workflow;
 
-use crate::store::{Database, StoreError, queue_limits::QueueSettings, workflows::{INTERNAL_QUEUE, NewWorkflow}};
+use crate::store::{
+    Database, StoreError,
+    queue_limits::QueueSettings,
+    workflows::{INTERNAL_QUEUE, NewWorkflow},
+};
 
 /// Transactions that commit checkpoints at the same time on Postgres; SQLite has one writer.
 const POSTGRES_COMMITTERS: usize = 2;
@@ -82,7 +86,11 @@ impl Default for EngineOptions {
 impl EngineOptions {
     /// The names of the queues served, the one of official clients included.
     pub(crate) fn queue_names(&self) -> Vec<String> {
-        self.queues.iter().map(|queue| queue.name.clone()).chain([INTERNAL_QUEUE.to_owned()]).collect()
+        self.queues
+            .iter()
+            .map(|queue| queue.name.clone())
+            .chain([INTERNAL_QUEUE.to_owned()])
+            .collect()
     }
 }
 
@@ -107,21 +115,38 @@ impl EngineBuilder {
     ///
     /// # Errors
     /// See there.
-    pub fn prepare<W: Workflow>(&self, input: &W::Input, options: StartOptions) -> Result<NewWorkflow, EngineError> {
+    pub fn prepare<W: Workflow>(
+        &self,
+        input: &W::Input,
+        options: StartOptions,
+    ) -> Result<NewWorkflow, EngineError> {
         client::prepare::<W>(&self.options.app_version, input, options)
     }
 
     /// Starts to execute. Work that dead processes left behind is taken over when their heartbeat has expired.
     pub fn launch(self) -> Engine {
         let signals = Arc::<signals::Signals>::default();
-        let committers = if self.db.is_sqlite() { 1 } else { POSTGRES_COMMITTERS };
-        let (committer, committer_tasks) = committer::Committer::start(&self.db, &signals, committers);
+        let committers = if self.db.is_sqlite() {
+            1
+        } else {
+            POSTGRES_COMMITTERS
+        };
+        let (committer, committer_tasks) =
+            committer::Committer::start(&self.db, &signals, committers);
         let (stop, stopping) = watch::channel(false);
         let reachable = Arc::new(AtomicBool::new(true));
-        let client = Client::new(self.db.clone(), Arc::clone(&signals), self.options.app_version.clone());
+        let client = Client::new(
+            self.db.clone(),
+            Arc::clone(&signals),
+            self.options.app_version.clone(),
+        );
         let mut helpers = JoinSet::new();
         helpers.spawn(signals::tell_others(self.db.clone(), Arc::clone(&signals)));
-        helpers.spawn(signals::listen(self.db.clone(), Arc::clone(&signals), self.options.listen_url.clone()));
+        helpers.spawn(signals::listen(
+            self.db.clone(),
+            Arc::clone(&signals),
+            self.options.listen_url.clone(),
+        ));
         let worker = worker::Worker {
             db: self.db,
             options: self.options,
@@ -132,7 +157,14 @@ impl EngineBuilder {
             stopping,
         };
         let worker = tokio::spawn(worker.run(Arc::clone(&reachable)));
-        Engine { client, stop, worker, committers: committer_tasks, helpers, reachable }
+        Engine {
+            client,
+            stop,
+            worker,
+            committers: committer_tasks,
+            helpers,
+            reachable,
+        }
     }
 }
 
@@ -149,7 +181,11 @@ pub struct Engine {
 impl Engine {
     /// An engine on `db`, whose schema is there.
     pub fn builder(db: Database, options: EngineOptions) -> EngineBuilder {
-        EngineBuilder { db, options, registry: workflow::Registry::default() }
+        EngineBuilder {
+            db,
+            options,
+            registry: workflow::Registry::default(),
+        }
     }
 
     /// Starts, sends and reads.

@@ -66,10 +66,18 @@ impl Death {
     /// # Errors
     /// The names that exist, when this one does not.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let (name, step) = text.split_once(':').map_or((text, None), |(name, step)| (name, Some(step.to_owned())));
+        let (name, step) = text
+            .split_once(':')
+            .map_or((text, None), |(name, step)| (name, Some(step.to_owned())));
         match POINTS.iter().find(|(_, known)| *known == name) {
-            Some((point, _)) => Ok(Self { point: *point, step }),
-            None => Err(format!("one of {}", POINTS.map(|(_, name)| name).join(", "))),
+            Some((point, _)) => Ok(Self {
+                point: *point,
+                step,
+            }),
+            None => Err(format!(
+                "one of {}",
+                POINTS.map(|(_, name)| name).join(", ")
+            )),
         }
     }
 }
@@ -113,12 +121,17 @@ fn around(checkpoint: &Checkpoint, mut visit: impl FnMut((Point, Point), &str)) 
     for child in &checkpoint.children {
         visit((Point::BeforeFanOut, Point::AfterFanOut), &child.name);
     }
-    let last = checkpoint.outputs.last().map_or("", |output| output.function_name.as_str());
+    let last = checkpoint
+        .outputs
+        .last()
+        .map_or("", |output| output.function_name.as_str());
     match &checkpoint.ending {
         Some(Ending::Completed { .. }) => {
             visit((Point::BeforeCompletion, Point::AfterCompletion), last);
         }
-        Some(Ending::Suspended(_) | Ending::Released { .. }) => visit((Point::BeforeSuspend, Point::AfterSuspend), last),
+        Some(Ending::Suspended(_) | Ending::Released { .. }) => {
+            visit((Point::BeforeSuspend, Point::AfterSuspend), last)
+        }
         None => {}
     }
 }
@@ -132,7 +145,17 @@ mod tests {
         for (point, name) in POINTS {
             assert_eq!(Death::parse(name).unwrap(), Death { point, step: None });
         }
-        assert_eq!(Death::parse("after-step:CompileST").unwrap().step.as_deref(), Some("CompileST"));
-        assert!(Death::parse("elsewhere").unwrap_err().contains("before-claim"));
+        assert_eq!(
+            Death::parse("after-step:CompileST")
+                .unwrap()
+                .step
+                .as_deref(),
+            Some("CompileST")
+        );
+        assert!(
+            Death::parse("elsewhere")
+                .unwrap_err()
+                .contains("before-claim")
+        );
     }
 }

@@ -20,7 +20,11 @@ pub(super) struct Reconciler {
 
 impl Reconciler {
     pub(super) fn new() -> Self {
-        Self { from: String::new(), strays: 0, tidied: Instant::now() }
+        Self {
+            from: String::new(),
+            strays: 0,
+            tidied: Instant::now(),
+        }
     }
 
     /// The key after which the next round begins.
@@ -29,7 +33,12 @@ impl Reconciler {
     }
 
     /// Looks at the waits up to `end`, or begins again from the start; answers how many were due.
-    pub(super) async fn round(&mut self, db: &Database, end: Option<String>, expiry_ms: i64) -> Result<u64, StoreError> {
+    pub(super) async fn round(
+        &mut self,
+        db: &Database,
+        end: Option<String>,
+        expiry_ms: i64,
+    ) -> Result<u64, StoreError> {
         let tidy = self.tidied.elapsed() >= TIDY_EVERY;
         let mut found = 0;
         match end {
@@ -44,7 +53,9 @@ impl Reconciler {
         }
         if tidy {
             self.tidied = Instant::now();
-            self.strays = executors::reclaim_strays(db, self.strays, expiry_ms).await?.unwrap_or(0);
+            self.strays = executors::reclaim_strays(db, self.strays, expiry_ms)
+                .await?
+                .unwrap_or(0);
         }
         Ok(found)
     }

@@ -109,7 +109,10 @@ impl Signals {
 
     fn tell(&self, what: &str) {
         if self.others.load(Ordering::Relaxed) {
-            self.outgoing.lock().unwrap_or_else(PoisonError::into_inner).insert(what.to_owned());
+            self.outgoing
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .insert(what.to_owned());
             self.there.notify_one();
         }
     }
@@ -120,11 +123,22 @@ impl Signals {
 pub(super) async fn tell_others(db: Database, signals: Arc<Signals>) {
     loop {
         signals.there.notified().await;
-        let payloads = std::mem::take(&mut *signals.outgoing.lock().unwrap_or_else(PoisonError::into_inner));
+        let payloads = std::mem::take(
+            &mut *signals
+                .outgoing
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        );
         if !db.is_sqlite() {
             let write = db.write();
             for payload in payloads {
-                let told = write.execute_raw(statement(&write, "SELECT pg_notify($1, $2)", [CHANNEL.into(), payload.into()])).await;
+                let told = write
+                    .execute_raw(statement(
+                        &write,
+                        "SELECT pg_notify($1, $2)",
+                        [CHANNEL.into(), payload.into()],
+                    ))
+                    .await;
                 if let Err(error) = told {
                     tracing::debug!(%error, "could not notify; the others poll");
                 }
@@ -148,7 +162,12 @@ pub(super) async fn listen(db: Database, signals: Arc<Signals>, url: Option<Stri
     }
 }
 
-async fn listen_on_postgres(db: &Database, pool: &sqlx::PgPool, signals: &Signals, url: Option<&str>) -> Result<(), sqlx::Error> {
+async fn listen_on_postgres(
+    db: &Database,
+    pool: &sqlx::PgPool,
+    signals: &Signals,
+    url: Option<&str>,
+) -> Result<(), sqlx::Error> {
     let mut listener = match url {
         Some(url) => sqlx::postgres::PgListener::connect(url).await?,
         None => sqlx::postgres::PgListener::connect_with(pool).await?,
@@ -169,7 +188,9 @@ async fn listen_on_postgres(db: &Database, pool: &sqlx::PgPool, signals: &Signal
                 match waits::look(&db.write(), &[destination]).await {
                     Ok(0) => {}
                     Ok(_) => signals.hint(|hints| hints.due = true),
-                    Err(error) => tracing::debug!(%error, "could not look at the wait of a message; the reconciler will"),
+                    Err(error) => {
+                        tracing::debug!(%error, "could not look at the wait of a message; the reconciler will")
+                    }
                 }
             }
         }
@@ -177,7 +198,9 @@ async fn listen_on_postgres(db: &Database, pool: &sqlx::PgPool, signals: &Signal
 }
 
 async fn watch_sqlite(db: &Database, signals: &Signals) -> Result<(), sqlx::Error> {
-    let Some(pool) = db.sqlite_pool() else { return Ok(()) };
+    let Some(pool) = db.sqlite_pool() else {
+        return Ok(());
+    };
     // The version is counted per connection, so it is always the same one that asks.
     let mut connection = pool.acquire().await?;
     let mut seen = 0_i64;
@@ -186,7 +209,9 @@ async fn watch_sqlite(db: &Database, signals: &Signals) -> Result<(), sqlx::Erro
         if !signals.others.load(Ordering::Relaxed) {
             continue;
         }
-        let version: i64 = sqlx::query_scalar("PRAGMA data_version").fetch_one(&mut *connection).await?;
+        let version: i64 = sqlx::query_scalar("PRAGMA data_version")
+            .fetch_one(&mut *connection)
+            .await?;
         if version != seen {
             seen = version;
             signals.hint(|hints| {

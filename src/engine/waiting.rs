@@ -41,7 +41,10 @@ pub struct Receive {
 impl Context {
     /// Sleeps durably: the time to wake is recorded before, and neither a restart nor a replay moves it. Longer than a second it costs a
     /// row and nothing else.
-    pub fn sleep(&self, duration: Duration) -> impl Future<Output = Result<(), WorkflowError>> + Send {
+    pub fn sleep(
+        &self,
+        duration: Duration,
+    ) -> impl Future<Output = Result<(), WorkflowError>> + Send {
         let call = self.call(SLEEP);
         async move {
             let wake = self.wake_time(&call, Some(duration)).await?;
@@ -60,26 +63,49 @@ impl Context {
     }
 
     /// Receives the oldest unread message about a topic; none when the time-out passes first. A message that was sent before is not lost.
-    pub fn receive<T: DeserializeOwned>(&self, options: Receive) -> impl Future<Output = Result<Option<T>, WorkflowError>> + Send {
+    pub fn receive<T: DeserializeOwned>(
+        &self,
+        options: Receive,
+    ) -> impl Future<Output = Result<Option<T>, WorkflowError>> + Send {
         let call = self.call(RECV);
         let timer = self.call(SLEEP);
         async move {
             if let Some(recorded) = self.replay(&call).await {
                 return decode(recorded);
             }
-            let Receive { topic, timeout, on_suspend } = options;
+            let Receive {
+                topic,
+                timeout,
+                on_suspend,
+            } = options;
             let (found, wake) = self
-                .wait_for(&timer, timeout, on_suspend, Condition::Message { topic: topic.clone() }, || {
-                    let topic = topic.clone();
-                    async move { messages::first_unread(&self.db.read(), self.workflow_id(), &topic).await }
-                })
+                .wait_for(
+                    &timer,
+                    timeout,
+                    on_suspend,
+                    Condition::Message {
+                        topic: topic.clone(),
+                    },
+                    || {
+                        let topic = topic.clone();
+                        async move {
+                            messages::first_unread(&self.db.read(), self.workflow_id(), &topic)
+                                .await
+                        }
+                    },
+                )
                 .await?;
             debug_assert!(found.is_some() || wake <= self.clock.now());
-            let text = found.as_ref().map_or("null", |(_, message)| message.as_str()).to_owned();
+            let text = found
+                .as_ref()
+                .map_or("null", |(_, message)| message.as_str())
+                .to_owned();
             let value = decode_text(&text)?;
             let output = self.output(&call, Some(text));
             self.with_outbox(|outbox| {
-                outbox.consumed.extend(found.map(|(id, _)| (id, call.function_id)));
+                outbox
+                    .consumed
+                    .extend(found.map(|(id, _)| (id, call.function_id)));
                 outbox.outputs.push(output);
             });
             Ok(value)
@@ -100,7 +126,10 @@ impl Context {
             if let Some(recorded) = self.replay(&call).await {
                 return decode(recorded);
             }
-            let condition = Condition::Event { workflow: workflow.clone(), key: key.clone() };
+            let condition = Condition::Event {
+                workflow: workflow.clone(),
+                key: key.clone(),
+            };
             let (found, _) = self
                 .wait_for(&timer, timeout, Vec::new(), condition, || {
                     let (workflow, key) = (workflow.clone(), key.clone());
@@ -115,13 +144,21 @@ impl Context {
     }
 
     /// Sets an event of this workflow for others to see; the last value of a key counts.
-    pub fn set_event(&self, key: &str, value: &impl Serialize) -> impl Future<Output = Result<(), WorkflowError>> + Send {
+    pub fn set_event(
+        &self,
+        key: &str,
+        value: &impl Serialize,
+    ) -> impl Future<Output = Result<(), WorkflowError>> + Send {
         let call = self.call(SET_EVENT);
         let key = key.to_owned();
         let text = limits::encode("an event", value);
         async move {
             if self.replay(&call).await.is_none() {
-                let event = Event { key, value: text?, function_id: call.function_id };
+                let event = Event {
+                    key,
+                    value: text?,
+                    function_id: call.function_id,
+                };
                 self.with_outbox(|outbox| outbox.events.push(event));
                 self.record(&call, None);
             }
@@ -130,14 +167,24 @@ impl Context {
     }
 
     /// Sends a message to another workflow, which must exist.
-    pub fn send(&self, destination: &str, topic: &str, message: &impl Serialize) -> impl Future<Output = Result<(), WorkflowError>> + Send {
+    pub fn send(
+        &self,
+        destination: &str,
+        topic: &str,
+        message: &impl Serialize,
+    ) -> impl Future<Output = Result<(), WorkflowError>> + Send {
         let call = self.call(SEND);
         let (destination, topic) = (destination.to_owned(), topic.to_owned());
         let text = limits::encode("a message", message);
         async move {
             if self.replay(&call).await.is_none() {
                 let id = format!("{}:{}", self.workflow_id(), call.function_id);
-                let message = Message { id, destination, topic, message: text? };
+                let message = Message {
+                    id,
+                    destination,
+                    topic,
+                    message: text?,
+                };
                 self.with_outbox(|outbox| outbox.messages.push(message));
                 self.record(&call, None);
             }
@@ -180,12 +227,19 @@ impl Context {
     }
 
     /// The time that `timer` recorded; recorded now if it was not.
-    async fn wake_time(&self, timer: &Call, timeout: Option<Duration>) -> Result<i64, WorkflowError> {
+    async fn wake_time(
+        &self,
+        timer: &Call,
+        timeout: Option<Duration>,
+    ) -> Result<i64, WorkflowError> {
         if let Some(recorded) = self.replay(timer).await {
             return decode(recorded);
         }
         let wake = match timeout {
-            Some(timeout) => self.clock.now().saturating_add(i64::try_from(timeout.as_millis()).unwrap_or(limits::NEVER_MS)),
+            Some(timeout) => self
+                .clock
+                .now()
+                .saturating_add(i64::try_from(timeout.as_millis()).unwrap_or(limits::NEVER_MS)),
             None => limits::NEVER_MS,
         };
         let wake = wake.min(limits::NEVER_MS);
@@ -195,7 +249,12 @@ impl Context {
 }
 
 fn decode_text<T: DeserializeOwned>(text: &str) -> Result<Option<T>, WorkflowError> {
-    serde_json::from_str(text).map_err(|e| WorkflowError::new("message_decoding", format!("what was sent does not fit: {e}")))
+    serde_json::from_str(text).map_err(|e| {
+        WorkflowError::new(
+            "message_decoding",
+            format!("what was sent does not fit: {e}"),
+        )
+    })
 }
 
 /// Asks the database until it answers: an operation of a workflow does not fail because a server restarts. An error that no retry mends

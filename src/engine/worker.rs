@@ -90,13 +90,20 @@ impl Worker {
                 self.end(life).await;
                 return;
             }
-            tracing::warn!(executor = life.claimer.executor_id, "declared dead by another process; starting again under a new id");
+            tracing::warn!(
+                executor = life.claimer.executor_id,
+                "declared dead by another process; starting again under a new id"
+            );
             life.tasks.shutdown().await;
         }
     }
 
     async fn register(&self) -> Result<Claimer, StoreError> {
-        let executor_id = format!("{}-{}", self.options.hostname, uuid::Uuid::new_v4().simple());
+        let executor_id = format!(
+            "{}-{}",
+            self.options.hostname,
+            uuid::Uuid::new_v4().simple()
+        );
         let version = &self.options.app_version;
         retrying(|| async {
             let tx = self.db.begin().await?;
@@ -106,7 +113,11 @@ impl Worker {
         })
         .await?;
         let newest_version = executors::is_newest_version(&self.db.read(), version).await?;
-        self.signals.put_back(Hints { due: true, queues: [ANY_QUEUE.to_owned()].into(), due_at: None });
+        self.signals.put_back(Hints {
+            due: true,
+            queues: [ANY_QUEUE.to_owned()].into(),
+            due_at: None,
+        });
         Ok(Claimer {
             executor_id,
             app_version: version.clone(),
@@ -139,7 +150,9 @@ impl Worker {
                 life.suspect = true;
                 tokio::time::sleep(jitter(Duration::from_millis(100))).await;
             }
-            let beat = life.last_pulse.map_or(Duration::ZERO, |at| HEARTBEAT.saturating_sub(at.elapsed()));
+            let beat = life
+                .last_pulse
+                .map_or(Duration::ZERO, |at| HEARTBEAT.saturating_sub(at.elapsed()));
             tokio::select! {
                 () = self.signals.hinted() => {}
                 () = tokio::time::sleep(beat.min(self.until_due(life))) => {}
@@ -150,7 +163,9 @@ impl Worker {
 
     fn until_due(&self, life: &Incarnation) -> Duration {
         match life.next_due {
-            Some(at) => Duration::from_millis(u64::try_from(at - self.clock.now()).unwrap_or(0).max(1)),
+            Some(at) => {
+                Duration::from_millis(u64::try_from(at - self.clock.now()).unwrap_or(0).max(1))
+            }
             None => HEARTBEAT,
         }
     }
@@ -163,20 +178,37 @@ impl Worker {
     async fn pulse(&self, life: &mut Incarnation) -> Result<bool, StoreError> {
         let queues = self.options.queue_names();
         let expiry = self.options.executor_expiry_ms;
-        let pulse = retrying(|| async { executors::pulse(&self.db.write(), &life.claimer.executor_id, &queues, expiry, life.reconciler.from()).await }).await?;
+        let pulse = retrying(|| async {
+            executors::pulse(
+                &self.db.write(),
+                &life.claimer.executor_id,
+                &queues,
+                expiry,
+                life.reconciler.from(),
+            )
+            .await
+        })
+        .await?;
         let Some(pulse) = pulse else { return Ok(false) };
         life.last_pulse = Some(Instant::now());
         self.clock.set(pulse.now);
         self.signals.others_live(pulse.executors > 1);
-        if pulse.expired > 0 || life.last_sweep.elapsed() >= Duration::from_millis(expiry.unsigned_abs()) {
+        if pulse.expired > 0
+            || life.last_sweep.elapsed() >= Duration::from_millis(expiry.unsigned_abs())
+        {
             life.last_sweep = Instant::now();
             if executors::bury_expired(&self.db, expiry).await? > 0 {
                 self.signals.due();
             }
             self.release_unheld(life).await?;
-            life.claimer.newest_version = executors::is_newest_version(&self.db.read(), &life.claimer.app_version).await?;
+            life.claimer.newest_version =
+                executors::is_newest_version(&self.db.read(), &life.claimer.app_version).await?;
         }
-        let timed = pulse.next_delay.into_iter().chain(pulse.next_deadline).min();
+        let timed = pulse
+            .next_delay
+            .into_iter()
+            .chain(pulse.next_deadline)
+            .min();
         let mut hints = hints_of(&pulse);
         if timed.is_some_and(|at| at <= pulse.now) && executors::pass_time(&self.db).await? > 0 {
             hints.queues.insert(ANY_QUEUE.to_owned());
@@ -184,9 +216,18 @@ impl Worker {
         let leads = pulse.leader.as_deref() == Some(life.claimer.executor_id.as_str());
         if leads && life.last_round.is_none_or(|at| at.elapsed() >= HEARTBEAT) {
             life.last_round = Some(Instant::now());
-            hints.due |= life.reconciler.round(&self.db, pulse.round_end, expiry).await? > 0;
+            hints.due |= life
+                .reconciler
+                .round(&self.db, pulse.round_end, expiry)
+                .await?
+                > 0;
         }
-        life.next_due = pulse.next_due.filter(|at| *at > pulse.now).into_iter().chain(timed.filter(|at| *at > pulse.now)).min();
+        life.next_due = pulse
+            .next_due
+            .filter(|at| *at > pulse.now)
+            .into_iter()
+            .chain(timed.filter(|at| *at > pulse.now))
+            .min();
         self.signals.put_back(hints);
         Ok(true)
     }
@@ -196,7 +237,9 @@ impl Worker {
         let held = claims::held_by(&self.db.read(), &life.claimer.executor_id).await?;
         let unheld: Vec<_> = {
             let running = life.running.lock().unwrap_or_else(PoisonError::into_inner);
-            held.into_iter().filter(|claim| running.get(&claim.workflow_id) != Some(&claim.token)).collect()
+            held.into_iter()
+                .filter(|claim| running.get(&claim.workflow_id) != Some(&claim.token))
+                .collect()
         };
         if !unheld.is_empty() {
             let tx = self.db.begin().await?;
@@ -225,20 +268,41 @@ impl Worker {
             self.signals.put_back(hints);
             return Ok(());
         }
-        if life.limited_read.is_none_or(|at| at.elapsed() >= SETTINGS_AGE) {
-            life.limited = queue_limits::limited(&self.db.read()).await?.into_iter().collect();
+        if life
+            .limited_read
+            .is_none_or(|at| at.elapsed() >= SETTINGS_AGE)
+        {
+            life.limited = queue_limits::limited(&self.db.read())
+                .await?
+                .into_iter()
+                .collect();
             life.limited_read = Some(Instant::now());
         }
         let asked: Vec<String> = if hints.queues.contains(ANY_QUEUE) {
             self.options.queue_names()
         } else {
-            self.options.queue_names().into_iter().filter(|queue| hints.queues.contains(queue)).collect()
+            self.options
+                .queue_names()
+                .into_iter()
+                .filter(|queue| hints.queues.contains(queue))
+                .collect()
         };
-        let (limited, open): (Vec<String>, Vec<String>) = self.options.queue_names().into_iter().partition(|q| life.limited.contains(q));
+        let (limited, open): (Vec<String>, Vec<String>) = self
+            .options
+            .queue_names()
+            .into_iter()
+            .partition(|q| life.limited.contains(q));
         let mut again = Hints::default();
         let open_asked: Vec<&String> = asked.iter().filter(|queue| open.contains(queue)).collect();
         if hints.due || !open_asked.is_empty() {
-            let (claimed, more) = self.claim_open(life, hints.due.then_some(&open), &open_asked, free.min(CLAIM_BATCH)).await?;
+            let (claimed, more) = self
+                .claim_open(
+                    life,
+                    hints.due.then_some(&open),
+                    &open_asked,
+                    free.min(CLAIM_BATCH),
+                )
+                .await?;
             free = free.saturating_sub(claimed.len() as u64);
             again.due |= more.due;
             again.queues.extend(more.queues);
@@ -252,7 +316,9 @@ impl Worker {
                 }
                 continue;
             }
-            let claimed = self.claim_limited(life, &queue, hints.due, free.min(CLAIM_BATCH)).await?;
+            let claimed = self
+                .claim_limited(life, &queue, hints.due, free.min(CLAIM_BATCH))
+                .await?;
             free = free.saturating_sub(claimed.len() as u64);
             if !claimed.is_empty() {
                 again.due |= hints.due;
@@ -270,7 +336,11 @@ impl Worker {
     }
 
     fn free_slots(&self, life: &Incarnation) -> u64 {
-        let running = life.running.lock().unwrap_or_else(PoisonError::into_inner).len();
+        let running = life
+            .running
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .len();
         self.options.slots.saturating_sub(running) as u64
     }
 
@@ -283,7 +353,14 @@ impl Worker {
         limit: u64,
     ) -> Result<(Vec<Claimed>, Hints), StoreError> {
         retrying(|| async {
-            reached(if due.is_some() { Point::BeforeWake } else { Point::BeforeClaim }, "");
+            reached(
+                if due.is_some() {
+                    Point::BeforeWake
+                } else {
+                    Point::BeforeClaim
+                },
+                "",
+            );
             let tx = self.db.begin().await?;
             let mut more = Hints::default();
             let mut found = Vec::new();
@@ -298,7 +375,10 @@ impl Worker {
                     more.queues.insert((*queue).clone());
                     continue;
                 }
-                let allowance = Allowance { start: left, ..Allowance::default() };
+                let allowance = Allowance {
+                    start: left,
+                    ..Allowance::default()
+                };
                 let queued = claims::lock_queued(&tx, &life.claimer, queue, &allowance).await?;
                 if queued.len() as u64 == left {
                     more.queues.insert((*queue).clone());
@@ -314,21 +394,45 @@ impl Worker {
     }
 
     /// Claims from a queue with limits, whose row is the lock: what is counted after it is true until the commit.
-    async fn claim_limited(&self, life: &Incarnation, queue: &str, due: bool, limit: u64) -> Result<Vec<Claimed>, StoreError> {
+    async fn claim_limited(
+        &self,
+        life: &Incarnation,
+        queue: &str,
+        due: bool,
+        limit: u64,
+    ) -> Result<Vec<Claimed>, StoreError> {
         retrying(|| async {
-            reached(if due { Point::BeforeWake } else { Point::BeforeClaim }, "");
+            reached(
+                if due {
+                    Point::BeforeWake
+                } else {
+                    Point::BeforeClaim
+                },
+                "",
+            );
             let tx = self.db.begin().await?;
-            let Some(row) = queue_limits::lock(&tx, queue).await? else { return Ok(Vec::new()) };
+            let Some(row) = queue_limits::lock(&tx, queue).await? else {
+                return Ok(Vec::new());
+            };
             let live = queue_limits::live(&tx, queue, &life.claimer.executor_id).await?;
             let allowance = queue_limits::allowance(&row, live, limit);
             let mut found = Vec::new();
             if due && allowance.wake > 0 {
-                found = claims::lock_due(&tx, &life.claimer, &[queue.to_owned()], allowance.wake).await?;
+                found = claims::lock_due(&tx, &life.claimer, &[queue.to_owned()], allowance.wake)
+                    .await?;
             }
             let woken = found.len();
             let start = allowance.start.min(allowance.wake - woken as u64);
             if start > 0 {
-                found.extend(claims::lock_queued(&tx, &life.claimer, queue, &Allowance { start, ..allowance }).await?);
+                found.extend(
+                    claims::lock_queued(
+                        &tx,
+                        &life.claimer,
+                        queue,
+                        &Allowance { start, ..allowance },
+                    )
+                    .await?,
+                );
             }
             let started = found.len() - woken;
             let claimed = claims::take(&tx, &life.claimer, found, allowance.rate_limited).await?;
@@ -347,7 +451,14 @@ impl Worker {
 
     fn claimed_at_point(&self, woken: usize, claimed: &[Claimed]) {
         if !claimed.is_empty() {
-            reached(if woken > 0 { Point::AfterWake } else { Point::AfterClaim }, "");
+            reached(
+                if woken > 0 {
+                    Point::AfterWake
+                } else {
+                    Point::AfterClaim
+                },
+                "",
+            );
         }
     }
 
@@ -356,26 +467,51 @@ impl Worker {
         if claimed.is_empty() {
             return Ok(());
         }
-        let replayed: Vec<&str> = claimed.iter().filter(|c| c.outputs > 0).map(|c| c.workflow.workflow_uuid.as_str()).collect();
+        let replayed: Vec<&str> = claimed
+            .iter()
+            .filter(|c| c.outputs > 0)
+            .map(|c| c.workflow.workflow_uuid.as_str())
+            .collect();
         let mut recorded: HashMap<String, Vec<StepRow>> = HashMap::new();
         if !replayed.is_empty() {
             for row in workflows::steps(&self.db.read(), &replayed).await? {
-                recorded.entry(row.workflow_uuid.clone()).or_default().push(row);
+                recorded
+                    .entry(row.workflow_uuid.clone())
+                    .or_default()
+                    .push(row);
             }
         }
         for claimed in claimed {
             let id = claimed.workflow.workflow_uuid.clone();
-            let Some(workflow) = self.registry.get(&claimed.workflow.name) else { continue };
-            life.running.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone(), claimed.token.clone());
-            let slot = Slot { running: Arc::clone(&life.running), signals: Arc::clone(&self.signals), id: id.clone() };
+            let Some(workflow) = self.registry.get(&claimed.workflow.name) else {
+                continue;
+            };
+            life.running
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .insert(id.clone(), claimed.token.clone());
+            let slot = Slot {
+                running: Arc::clone(&life.running),
+                signals: Arc::clone(&self.signals),
+                id: id.clone(),
+            };
             let steps = recorded.remove(&id).unwrap_or_default();
-            let context = Context::new(claimed, steps, self.db.clone(), Arc::clone(&self.clock), self.options.app_version.clone());
+            let context = Context::new(
+                claimed,
+                steps,
+                self.db.clone(),
+                Arc::clone(&self.clock),
+                self.options.app_version.clone(),
+            );
             let committer = self.committer.clone();
             life.tasks.spawn(async move {
                 let ended = drive(workflow.as_ref(), &context, &committer).await;
                 tracing::debug!(workflow = context.workflow_id(), ?ended, "left");
                 if ended == Ended::Stopped {
-                    tracing::info!(workflow = context.workflow_id(), "stopped: cancelled, or claimed by another process");
+                    tracing::info!(
+                        workflow = context.workflow_id(),
+                        "stopped: cancelled, or claimed by another process"
+                    );
                 }
                 drop(slot);
             });
@@ -388,11 +524,19 @@ impl Worker {
         let drained = async { while life.tasks.join_next().await.is_some() {} };
         let _ = tokio::time::timeout(self.options.grace, drained).await;
         life.tasks.shutdown().await;
-        let retired = tokio::time::timeout(self.options.grace.max(HEARTBEAT), executors::retire(&self.db, &life.claimer.executor_id)).await;
+        let retired = tokio::time::timeout(
+            self.options.grace.max(HEARTBEAT),
+            executors::retire(&self.db, &life.claimer.executor_id),
+        )
+        .await;
         match retired {
             Ok(Ok(handed_back)) => tracing::info!(handed_back, "retired"),
-            Ok(Err(error)) => tracing::warn!(%error, "could not hand back; another process takes over after the expiry"),
-            Err(_) => tracing::warn!("could not hand back in time; another process takes over after the expiry"),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "could not hand back; another process takes over after the expiry")
+            }
+            Err(_) => tracing::warn!(
+                "could not hand back in time; another process takes over after the expiry"
+            ),
         }
     }
 }
@@ -422,8 +566,16 @@ impl Incarnation {
 }
 
 fn hints_of(pulse: &Pulse) -> Hints {
-    let queues = if pulse.queued { [ANY_QUEUE.to_owned()].into() } else { BTreeSet::new() };
-    Hints { due: pulse.next_due.is_some_and(|at| at <= pulse.now), queues, due_at: None }
+    let queues = if pulse.queued {
+        [ANY_QUEUE.to_owned()].into()
+    } else {
+        BTreeSet::new()
+    };
+    Hints {
+        due: pulse.next_due.is_some_and(|at| at <= pulse.now),
+        queues,
+        due_at: None,
+    }
 }
 
 /// A place in the process for one execution; dropping it, however the task ends, frees it.
@@ -435,7 +587,10 @@ struct Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+        self.running
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&self.id);
         self.signals.slots_freed();
     }
 }

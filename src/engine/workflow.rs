@@ -21,7 +21,11 @@ pub trait Workflow: Send + Sync + 'static {
     type Output: Serialize + DeserializeOwned + Send;
 
     /// Runs it. Once this has returned and the completion is committed, the workflow never runs again.
-    fn run(&self, ctx: &Context, input: Self::Input) -> impl Future<Output = Result<Self::Output, WorkflowError>> + Send;
+    fn run(
+        &self,
+        ctx: &Context,
+        input: Self::Input,
+    ) -> impl Future<Output = Result<Self::Output, WorkflowError>> + Send;
 }
 
 type Running<'a> = Pin<Box<dyn Future<Output = Result<String, WorkflowError>> + Send + 'a>>;
@@ -39,7 +43,9 @@ impl<W: Workflow> AnyWorkflow for Erased<W> {
         let input = decode_input::<W::Input>(inputs);
         Box::pin(async move {
             let output = self.0.run(ctx, input?).await?;
-            serde_json::to_string(&output).map_err(|e| WorkflowError::new("output_encoding", format!("output is not JSON: {e}")))
+            serde_json::to_string(&output).map_err(|e| {
+                WorkflowError::new("output_encoding", format!("output is not JSON: {e}"))
+            })
         })
     }
 }
@@ -52,13 +58,23 @@ pub(super) fn encode_input(input: &impl Serialize) -> Result<String, serde_json:
         positional_args: [&'a I; 1],
         named_args: HashMap<(), ()>,
     }
-    serde_json::to_string(&Arguments { positional_args: [input], named_args: HashMap::new() })
+    serde_json::to_string(&Arguments {
+        positional_args: [input],
+        named_args: HashMap::new(),
+    })
 }
 
 fn decode_input<I: DeserializeOwned>(inputs: Option<&str>) -> Result<I, WorkflowError> {
-    let refused = |e: serde_json::Error| WorkflowError::new("input_decoding", format!("input does not fit this workflow: {e}"));
+    let refused = |e: serde_json::Error| {
+        WorkflowError::new(
+            "input_decoding",
+            format!("input does not fit this workflow: {e}"),
+        )
+    };
     let mut arguments: Json = serde_json::from_str(inputs.unwrap_or("null")).map_err(refused)?;
-    let first = arguments.pointer_mut("/positionalArgs/0").map_or(Json::Null, Json::take);
+    let first = arguments
+        .pointer_mut("/positionalArgs/0")
+        .map_or(Json::Null, Json::take);
     serde_json::from_value(first).map_err(refused)
 }
 
@@ -89,9 +105,18 @@ mod tests {
 
     #[test]
     fn inputs_are_portable_arguments() {
-        assert_eq!(encode_input(&"a").unwrap(), r#"{"positionalArgs":["a"],"namedArgs":{}}"#);
-        assert_eq!(decode_input::<String>(Some(r#"{"positionalArgs":["a"],"namedArgs":{}}"#)).unwrap(), "a");
-        assert_eq!(decode_input::<String>(Some("[1]")).unwrap_err().code(), "input_decoding");
+        assert_eq!(
+            encode_input(&"a").unwrap(),
+            r#"{"positionalArgs":["a"],"namedArgs":{}}"#
+        );
+        assert_eq!(
+            decode_input::<String>(Some(r#"{"positionalArgs":["a"],"namedArgs":{}}"#)).unwrap(),
+            "a"
+        );
+        assert_eq!(
+            decode_input::<String>(Some("[1]")).unwrap_err().code(),
+            "input_decoding"
+        );
         decode_input::<()>(None).unwrap();
     }
 }

@@ -47,7 +47,11 @@ impl Product {
     ///
     /// # Errors
     /// [`IntentError::NotFound`]; [`IntentError::Conflict`] for a run that has ended or whose recipe has no gate.
-    pub async fn approve_plan(&self, id: &str, approval: NewApproval) -> Result<Approved, IntentError> {
+    pub async fn approve_plan(
+        &self,
+        id: &str,
+        approval: NewApproval,
+    ) -> Result<Approved, IntentError> {
         let run = self.run_row(id).await?;
         self.check_gate(&run).await?;
         let row = plan_approvals::Model {
@@ -72,7 +76,10 @@ impl Product {
         })
         .await?;
         self.wake(&run.workflow_id).await?;
-        Ok(Approved { run_id: run.id, approved_at: counted.approved_at })
+        Ok(Approved {
+            run_id: run.id,
+            approved_at: counted.approved_at,
+        })
     }
 
     /// Sends an event to a run that waits for input.
@@ -83,23 +90,45 @@ impl Product {
     pub async fn send_event(&self, id: &str, event: NewEvent) -> Result<(), IntentError> {
         let run = self.run_row(id).await?;
         if event.kind == APPROVAL_TOPIC {
-            return Err(IntentError::invalid("use_approve_plan", "a plan is approved by POST /api/runs/{wid}/approve-plan"));
+            return Err(IntentError::invalid(
+                "use_approve_plan",
+                "a plan is approved by POST /api/runs/{wid}/approve-plan",
+            ));
         }
         if run.status != RunStatus::WaitingInput {
-            let message = format!("run {} is {}; events are taken while it is waiting_input", run.id, run.status);
+            let message = format!(
+                "run {} is {}; events are taken while it is waiting_input",
+                run.id, run.status
+            );
             return Err(IntentError::conflict("not_waiting", message));
         }
-        self.client.send(&run.workflow_id, &event.kind, &event.payload, None).await?;
+        self.client
+            .send(&run.workflow_id, &event.kind, &event.payload, None)
+            .await?;
         Ok(())
     }
 
     async fn check_gate(&self, run: &runs::Model) -> Result<(), IntentError> {
         if run.status.is_terminal() {
-            return Err(IntentError::conflict("run_ended", format!("run {} has ended ({}); there is nothing to approve", run.id, run.status)));
+            return Err(IntentError::conflict(
+                "run_ended",
+                format!(
+                    "run {} has ended ({}); there is nothing to approve",
+                    run.id, run.status
+                ),
+            ));
         }
-        let recipe = intents::recipe(&self.db().read(), &run.recipe_name, Some(run.recipe_version)).await?;
+        let recipe = intents::recipe(
+            &self.db().read(),
+            &run.recipe_name,
+            Some(run.recipe_version),
+        )
+        .await?;
         if recipe.is_some_and(|recipe| recipe.approval == "auto") {
-            let message = format!("recipe {} has no gate: its runs are not approved by anybody", run.recipe_name);
+            let message = format!(
+                "recipe {} has no gate: its runs are not approved by anybody",
+                run.recipe_name
+            );
             return Err(IntentError::conflict("no_gate", message));
         }
         Ok(())

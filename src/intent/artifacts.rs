@@ -58,12 +58,19 @@ impl Product {
     /// [`IntentError::NotFound`].
     pub async fn artifact(&self, id: &str) -> Result<Content, IntentError> {
         let row = artifacts::find(&self.db().read(), id).await?;
-        let row = row.ok_or_else(|| IntentError::NotFound { what: "artifact", id: id.to_owned() })?;
+        let row = row.ok_or_else(|| IntentError::NotFound {
+            what: "artifact",
+            id: id.to_owned(),
+        })?;
         let bytes = match (row.content, row.inline) {
             (Some(content), _) => content,
             (None, Some(document)) => canonical_json(&document).into_bytes(),
             (None, None) => Vec::new(),
         };
-        Ok(Content { bytes, mime: row.mime, sha256: row.sha256 })
+        Ok(Content {
+            bytes,
+            mime: row.mime,
+            sha256: row.sha256,
+        })
     }
 }

@@ -38,7 +38,10 @@ pub enum IntentError {
 
 impl IntentError {
     pub(super) fn invalid(code: &'static str, message: impl Into<String>) -> Self {
-        Self::Invalid { code, message: message.into() }
+        Self::Invalid {
+            code,
+            message: message.into(),
+        }
     }
 
     /// A rule of queues, recipes or caps is broken.
@@ -47,11 +50,18 @@ impl IntentError {
     }
 
     pub(super) fn conflict(code: &'static str, message: impl Into<String>) -> Self {
-        Self::Conflict { code, message: message.into(), details: Vec::new() }
+        Self::Conflict {
+            code,
+            message: message.into(),
+            details: Vec::new(),
+        }
     }
 
     pub(super) fn run_not_found(id: &str) -> Self {
-        Self::NotFound { what: "run", id: id.to_owned() }
+        Self::NotFound {
+            what: "run",
+            id: id.to_owned(),
+        }
     }
 }
 
@@ -60,8 +70,12 @@ impl From<EngineError> for IntentError {
         match error {
             EngineError::Store(error) => Self::Store(error),
             EngineError::Encoding(error) => Self::invalid("not_json", error.to_string()),
-            error @ EngineError::TooLarge { .. } => Self::invalid("payload_too_large", error.to_string()),
-            EngineError::RegisteredTwice(name) => Self::Store(StoreError::Database(format!("{name} is registered twice"))),
+            error @ EngineError::TooLarge { .. } => {
+                Self::invalid("payload_too_large", error.to_string())
+            }
+            EngineError::RegisteredTwice(name) => {
+                Self::Store(StoreError::Database(format!("{name} is registered twice")))
+            }
         }
     }
 }

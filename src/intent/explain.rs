@@ -76,19 +76,47 @@ impl Facts {
 /// Why `run` is where it is.
 pub(super) fn explain(run: &runs::Model, facts: &Facts) -> Explanation {
     let facts = &facts.0;
-    let because = |reason, sentence: String, data| Explanation { reason, sentence, data };
+    let because = |reason, sentence: String, data| Explanation {
+        reason,
+        sentence,
+        data,
+    };
     if run.status.is_terminal() {
-        let data = json!({"status": run.status, "endedAt": run.ended_at, "nextAction": run.next_action});
-        return because(Reason::Ended, format!("The run has ended: {}.", run.status), data);
+        let data =
+            json!({"status": run.status, "endedAt": run.ended_at, "nextAction": run.next_action});
+        return because(
+            Reason::Ended,
+            format!("The run has ended: {}.", run.status),
+            data,
+        );
     }
-    let conditions: Value = facts.conditions.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
-    let waits_for = |kind: &str| conditions.as_array().into_iter().flatten().find(|c| c["kind"] == kind);
+    let conditions: Value = facts
+        .conditions
+        .as_deref()
+        .and_then(|text| serde_json::from_str(text).ok())
+        .unwrap_or_default();
+    let waits_for = |kind: &str| {
+        conditions
+            .as_array()
+            .into_iter()
+            .flatten()
+            .find(|c| c["kind"] == kind)
+    };
     match facts.status {
         WorkflowStatus::Pending if facts.claimed_by.is_some() => {
             let data = json!({"executor": facts.claimed_by, "heartbeatAgeMs": facts.heartbeat_age_ms, "attempts": facts.recovery_attempts});
             match facts.heartbeat_age_ms {
-                Some(age) if age <= facts.expiry_hint_ms => because(Reason::Executing, "A live process executes it.".into(), data),
-                _ => because(Reason::OwnerDead, "The process that owned it has stopped beating; another one takes it over.".into(), data),
+                Some(age) if age <= facts.expiry_hint_ms => because(
+                    Reason::Executing,
+                    "A live process executes it.".into(),
+                    data,
+                ),
+                _ => because(
+                    Reason::OwnerDead,
+                    "The process that owned it has stopped beating; another one takes it over."
+                        .into(),
+                    data,
+                ),
             }
         }
         WorkflowStatus::Pending if waits_for("mismatch").is_some() => because(
@@ -106,20 +134,32 @@ pub(super) fn explain(run: &runs::Model, facts: &Facts) -> Explanation {
             format!("It waits for {} of its tasks.", facts.open_children),
             json!({"open": facts.open_children, "children": waits_for("children")}),
         ),
-        WorkflowStatus::Pending if facts.due_at.is_some_and(|at| at > facts.now) => {
-            because(Reason::Asleep, "It sleeps until its time has come.".into(), json!({"dueAt": facts.due_at}))
-        }
+        WorkflowStatus::Pending if facts.due_at.is_some_and(|at| at > facts.now) => because(
+            Reason::Asleep,
+            "It sleeps until its time has come.".into(),
+            json!({"dueAt": facts.due_at}),
+        ),
         _ if facts.live_with_version == 0 => because(
             Reason::NoWorkerWithVersion,
-            format!("No live process has its version {:?}.", facts.application_version.as_deref().unwrap_or_default()),
+            format!(
+                "No live process has its version {:?}.",
+                facts.application_version.as_deref().unwrap_or_default()
+            ),
             json!({"applicationVersion": facts.application_version, "liveVersions": facts.live_versions}),
         ),
         WorkflowStatus::Enqueued | WorkflowStatus::Delayed => because(
             Reason::Queued,
-            format!("It waits in {} behind {} others.", run.queue_name, facts.ahead),
+            format!(
+                "It waits in {} behind {} others.",
+                run.queue_name, facts.ahead
+            ),
             json!({"queue": run.queue_name, "ahead": facts.ahead, "partition": run.queue_partition_key}),
         ),
-        _ => because(Reason::Due, "It is due and waits for a free slot.".into(), json!({"dueAt": facts.due_at})),
+        _ => because(
+            Reason::Due,
+            "It is due and waits for a free slot.".into(),
+            json!({"dueAt": facts.due_at}),
+        ),
     }
 }
 
@@ -178,19 +218,86 @@ mod tests {
     #[test]
     fn every_situation_has_its_reason() {
         let pending = || facts(WorkflowStatus::Pending);
-        let waiting = |conditions: &str| Evidence { conditions: Some(conditions.into()), ..pending() };
+        let waiting = |conditions: &str| Evidence {
+            conditions: Some(conditions.into()),
+            ..pending()
+        };
         let cases = [
-            (RunStatus::Succeeded, facts(WorkflowStatus::Success), Reason::Ended),
-            (RunStatus::Running, Evidence { claimed_by: Some("e".into()), heartbeat_age_ms: Some(5), ..pending() }, Reason::Executing),
-            (RunStatus::Running, Evidence { claimed_by: Some("e".into()), heartbeat_age_ms: Some(99_000), ..pending() }, Reason::OwnerDead),
-            (RunStatus::Running, Evidence { claimed_by: Some("e".into()), ..pending() }, Reason::OwnerDead),
-            (RunStatus::WaitingInput, waiting(r#"[{"kind":"message","topic":"t"}]"#), Reason::WaitingForApproval),
-            (RunStatus::Running, waiting(r#"[{"kind":"children","low":1,"high":2}]"#), Reason::WaitingForChildren),
-            (RunStatus::Running, waiting(r#"[{"kind":"mismatch","function_id":1}]"#), Reason::ReplayMismatch),
-            (RunStatus::Running, Evidence { due_at: Some(2_000), ..waiting("[]") }, Reason::Asleep),
-            (RunStatus::Running, Evidence { due_at: Some(500), ..waiting("[]") }, Reason::Due),
-            (RunStatus::Queued, facts(WorkflowStatus::Enqueued), Reason::Queued),
-            (RunStatus::Queued, Evidence { live_with_version: 0, ..facts(WorkflowStatus::Enqueued) }, Reason::NoWorkerWithVersion),
+            (
+                RunStatus::Succeeded,
+                facts(WorkflowStatus::Success),
+                Reason::Ended,
+            ),
+            (
+                RunStatus::Running,
+                Evidence {
+                    claimed_by: Some("e".into()),
+                    heartbeat_age_ms: Some(5),
+                    ..pending()
+                },
+                Reason::Executing,
+            ),
+            (
+                RunStatus::Running,
+                Evidence {
+                    claimed_by: Some("e".into()),
+                    heartbeat_age_ms: Some(99_000),
+                    ..pending()
+                },
+                Reason::OwnerDead,
+            ),
+            (
+                RunStatus::Running,
+                Evidence {
+                    claimed_by: Some("e".into()),
+                    ..pending()
+                },
+                Reason::OwnerDead,
+            ),
+            (
+                RunStatus::WaitingInput,
+                waiting(r#"[{"kind":"message","topic":"t"}]"#),
+                Reason::WaitingForApproval,
+            ),
+            (
+                RunStatus::Running,
+                waiting(r#"[{"kind":"children","low":1,"high":2}]"#),
+                Reason::WaitingForChildren,
+            ),
+            (
+                RunStatus::Running,
+                waiting(r#"[{"kind":"mismatch","function_id":1}]"#),
+                Reason::ReplayMismatch,
+            ),
+            (
+                RunStatus::Running,
+                Evidence {
+                    due_at: Some(2_000),
+                    ..waiting("[]")
+                },
+                Reason::Asleep,
+            ),
+            (
+                RunStatus::Running,
+                Evidence {
+                    due_at: Some(500),
+                    ..waiting("[]")
+                },
+                Reason::Due,
+            ),
+            (
+                RunStatus::Queued,
+                facts(WorkflowStatus::Enqueued),
+                Reason::Queued,
+            ),
+            (
+                RunStatus::Queued,
+                Evidence {
+                    live_with_version: 0,
+                    ..facts(WorkflowStatus::Enqueued)
+                },
+                Reason::NoWorkerWithVersion,
+            ),
         ];
         for (status, facts, reason) in cases {
             let explained = explain(&run(status), &Facts(facts));

@@ -24,7 +24,7 @@ pub use explain::{Explanation, Reason};
 pub use ops::{StepSummary, WorkflowPage, WorkflowQuery, WorkflowSummary};
 pub use projector::project_drift;
 pub use read::{RunHeader, RunPage, RunQuery, RunStep, RunTask, RunView};
-pub use start::{Intent, NewIntent, StartRun, Workload};
+pub use start::{AskedWorkload, Intent, NewIntent, StartRun, Workload};
 pub use trace::Trace;
 
 use crate::{
@@ -50,7 +50,11 @@ pub struct Product {
 impl Product {
     /// The product on an engine's client.
     pub fn new(client: Client, config: &Config) -> Self {
-        Self { client, partition_required: config.partition_required, trace_base_url: config.trace_base_url.clone() }
+        Self {
+            client,
+            partition_required: config.partition_required,
+            trace_base_url: config.trace_base_url.clone(),
+        }
     }
 
     fn db(&self) -> &Database {
@@ -62,9 +66,16 @@ impl Product {
 ///
 /// # Errors
 /// [`EngineError::RegisteredTwice`].
-pub fn register(builder: EngineBuilder, db: &Database, config: &Config, sandboxes: Sandboxes) -> Result<EngineBuilder, EngineError> {
+pub fn register(
+    builder: EngineBuilder,
+    db: &Database,
+    config: &Config,
+    sandboxes: Sandboxes,
+) -> Result<EngineBuilder, EngineError> {
     let run = run_workflow::RunWorkflow::new(db.clone(), config);
-    builder.register(run)?.register(task_workflow::TaskWorkflow::new(db.clone(), sandboxes))
+    builder
+        .register(run)?
+        .register(task_workflow::TaskWorkflow::new(db.clone(), sandboxes))
 }
 
 /// The sandboxes that tasks may run in.

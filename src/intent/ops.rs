@@ -67,8 +67,14 @@ impl Product {
         let mut rows = workflows::list(&self.db().read(), &filter).await?;
         let more = rows.len() as u64 > query.limit;
         rows.truncate(usize::try_from(query.limit).unwrap_or(usize::MAX));
-        let next = rows.last().filter(|_| more).map(|row| (row.created_at, row.workflow_uuid.clone()));
-        Ok(WorkflowPage { items: rows.into_iter().map(WorkflowSummary).collect(), next })
+        let next = rows
+            .last()
+            .filter(|_| more)
+            .map(|row| (row.created_at, row.workflow_uuid.clone()));
+        Ok(WorkflowPage {
+            items: rows.into_iter().map(WorkflowSummary).collect(),
+            next,
+        })
     }
 
     /// One workflow.
@@ -77,7 +83,11 @@ impl Product {
     /// [`IntentError::NotFound`].
     pub async fn workflow(&self, id: &str) -> Result<WorkflowSummary, IntentError> {
         let row = workflows::find(&self.db().read(), id).await?;
-        row.map(WorkflowSummary).ok_or_else(|| IntentError::NotFound { what: "workflow", id: id.to_owned() })
+        row.map(WorkflowSummary)
+            .ok_or_else(|| IntentError::NotFound {
+                what: "workflow",
+                id: id.to_owned(),
+            })
     }
 
     /// The recorded steps of a workflow, by function id.
@@ -93,10 +103,16 @@ impl Product {
                 let status = match (&row.error, row.completed_at_epoch_ms, &row.output) {
                     (Some(_), _, _) => WorkflowStatus::Error,
                     // A foreign step that has begun and not ended is recorded without either.
-                    (None, None, None) if row.child_workflow_id.is_none() => WorkflowStatus::Pending,
+                    (None, None, None) if row.child_workflow_id.is_none() => {
+                        WorkflowStatus::Pending
+                    }
                     _ => WorkflowStatus::Success,
                 };
-                StepSummary { status, error: row.error.as_deref().map(WorkflowError::from_stored), row }
+                StepSummary {
+                    status,
+                    error: row.error.as_deref().map(WorkflowError::from_stored),
+                    row,
+                }
             })
             .collect())
     }

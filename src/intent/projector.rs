@@ -32,7 +32,15 @@ pub async fn project_drift(db: Database) {
 async fn round(db: &Database, look_back_ms: i64) -> Result<(), StoreError> {
     for drift in runs::drifted(&db.read(), look_back_ms).await? {
         let (status, next_action, error) = projection(&drift);
-        runs::end(&db.write(), &drift.id, status, next_action, error.as_deref(), drift.completed_at).await?;
+        runs::end(
+            &db.write(),
+            &drift.id,
+            status,
+            next_action,
+            error.as_deref(),
+            drift.completed_at,
+        )
+        .await?;
     }
     Ok(())
 }
@@ -42,8 +50,15 @@ fn projection(drift: &Drift) -> (RunStatus, Option<&'static str>, Option<String>
     match drift.status {
         WorkflowStatus::Cancelled => (RunStatus::Canceled, None, None),
         WorkflowStatus::MaxRecoveryAttemptsExceeded => {
-            let error = WorkflowError::new("max_recovery_attempts", "the run was given up after too many recoveries without progress");
-            (RunStatus::Failed, Some("REPAIR"), serde_json::to_string(&error).ok())
+            let error = WorkflowError::new(
+                "max_recovery_attempts",
+                "the run was given up after too many recoveries without progress",
+            );
+            (
+                RunStatus::Failed,
+                Some("REPAIR"),
+                serde_json::to_string(&error).ok(),
+            )
         }
         _ => (RunStatus::Failed, None, drift.error.clone()),
     }

@@ -114,7 +114,12 @@ impl Product {
         let statuses = match query.status {
             None => Vec::new(),
             Some(status) => match run_statuses(status) {
-                statuses if statuses.is_empty() => return Ok(RunPage { items: Vec::new(), next: None }),
+                statuses if statuses.is_empty() => {
+                    return Ok(RunPage {
+                        items: Vec::new(),
+                        next: None,
+                    });
+                }
                 statuses => statuses,
             },
         };
@@ -130,8 +135,14 @@ impl Product {
         let mut rows = run_rows::list(&self.db().read(), &filter).await?;
         let more = rows.len() as u64 > query.limit;
         rows.truncate(usize::try_from(query.limit).unwrap_or(usize::MAX));
-        let next = rows.last().filter(|_| more).map(|run| (run.created_at, run.id.clone()));
-        Ok(RunPage { items: rows.into_iter().map(|run| self.header(run)).collect(), next })
+        let next = rows
+            .last()
+            .filter(|_| more)
+            .map(|run| (run.created_at, run.id.clone()));
+        Ok(RunPage {
+            items: rows.into_iter().map(|run| self.header(run)).collect(),
+            next,
+        })
     }
 
     /// The steps of a run, in the order of execution.
@@ -174,34 +185,56 @@ impl Product {
     }
 
     pub(super) async fn run_row(&self, id: &str) -> Result<runs::Model, IntentError> {
-        run_rows::find(&self.db().read(), id).await?.ok_or_else(|| IntentError::run_not_found(id))
+        run_rows::find(&self.db().read(), id)
+            .await?
+            .ok_or_else(|| IntentError::run_not_found(id))
     }
 
     pub(super) fn header(&self, run: runs::Model) -> RunHeader {
-        let fill = |url: &String| url.replace("{traceId}", &run.trace_id).replace("{spanId}", &run.span_id);
+        let fill = |url: &String| {
+            url.replace("{traceId}", &run.trace_id)
+                .replace("{spanId}", &run.span_id)
+        };
         RunHeader {
             status: run.status.on_the_wire(),
             error: run.error.as_deref().map(WorkflowError::from_stored),
-            output: run.output.as_deref().and_then(|text| serde_json::from_str(text).ok()),
+            output: run
+                .output
+                .as_deref()
+                .and_then(|text| serde_json::from_str(text).ok()),
             trace_url: self.trace_base_url.as_ref().map(fill),
             run,
         }
     }
 
     /// The steps of a run with their artifacts, and the artifacts by task.
-    async fn steps_and_artifacts(&self, run: &str) -> Result<(Vec<RunStep>, HashMap<String, Vec<ArtifactRef>>), IntentError> {
+    async fn steps_and_artifacts(
+        &self,
+        run: &str,
+    ) -> Result<(Vec<RunStep>, HashMap<String, Vec<ArtifactRef>>), IntentError> {
         let read = self.db().read();
         let mut by_step: HashMap<(String, i32), Vec<ArtifactRef>> = HashMap::new();
         let mut by_task: HashMap<String, Vec<ArtifactRef>> = HashMap::new();
         for row in artifacts::of_run(&read, run).await? {
-            by_task.entry(row.task_key.clone()).or_default().push(reference(&row));
-            by_step.entry((row.step_id.clone(), row.attempt)).or_default().push(reference(&row));
+            by_task
+                .entry(row.task_key.clone())
+                .or_default()
+                .push(reference(&row));
+            by_step
+                .entry((row.step_id.clone(), row.attempt))
+                .or_default()
+                .push(reference(&row));
         }
-        let steps = run_rows::steps(&read, run).await?.into_iter().map(|step| RunStep {
-            error: step.error.as_deref().map(WorkflowError::from_stored),
-            artifacts: by_step.remove(&(step.step_id.clone(), step.attempt)).unwrap_or_default(),
-            step,
-        });
+        let steps = run_rows::steps(&read, run)
+            .await?
+            .into_iter()
+            .map(|step| RunStep {
+                error: step.error.as_deref().map(WorkflowError::from_stored),
+                artifacts: by_step
+                    .remove(&(step.step_id.clone(), step.attempt))
+                    .unwrap_or_default(),
+                step,
+            });
         Ok((steps.collect(), by_task))
     }
 }
@@ -209,5 +242,7 @@ impl Product {
 /// The run statuses that show as `status` on the wire.
 fn run_statuses(status: WorkflowStatus) -> Vec<RunStatus> {
     use sea_orm::Iterable;
-    RunStatus::iter().filter(|run| run.on_the_wire() == status).collect()
+    RunStatus::iter()
+        .filter(|run| run.on_the_wire() == status)
+        .collect()
 }

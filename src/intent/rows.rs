@@ -11,17 +11,42 @@ use crate::{
     },
 };
 
-pub(super) const RUNS: TableShape = TableShape { name: "runs", key: &["id"], bytes: &[], json: &[] };
-const RUN_STEPS: TableShape = TableShape { name: "run_steps", key: &["run_id", "step_id", "attempt"], bytes: &[], json: &[] };
+pub(super) const RUNS: TableShape = TableShape {
+    name: "runs",
+    key: &["id"],
+    bytes: &[],
+    json: &[],
+};
+const RUN_STEPS: TableShape = TableShape {
+    name: "run_steps",
+    key: &["run_id", "step_id", "attempt"],
+    bytes: &[],
+    json: &[],
+};
 const ARTIFACTS: TableShape = TableShape {
     name: "artifacts",
     key: &["run_id", "step_id", "task_key", "idx", "attempt"],
     bytes: &["content"],
     json: &["inline"],
 };
-const OPENCODE_CALLS: TableShape = TableShape { name: "opencode_calls", key: &["op_key"], bytes: &[], json: &[] };
-const SBX_RUNS: TableShape = TableShape { name: "sbx_runs", key: &["run_id", "step_id", "task_key", "attempt"], bytes: &[], json: &[] };
-const MOCK_RECEIPTS: TableShape = TableShape { name: "mock_receipts", key: &["run_id", "task_key", "attempt"], bytes: &[], json: &[] };
+const OPENCODE_CALLS: TableShape = TableShape {
+    name: "opencode_calls",
+    key: &["op_key"],
+    bytes: &[],
+    json: &[],
+};
+const SBX_RUNS: TableShape = TableShape {
+    name: "sbx_runs",
+    key: &["run_id", "step_id", "task_key", "attempt"],
+    bytes: &[],
+    json: &[],
+};
+const MOCK_RECEIPTS: TableShape = TableShape {
+    name: "mock_receipts",
+    key: &["run_id", "task_key", "attempt"],
+    bytes: &[],
+    json: &[],
+};
 
 /// In the place of a task's key, for artifacts of a whole step.
 pub(super) const NO_TASK: &str = "-";
@@ -29,8 +54,17 @@ pub(super) const NO_TASK: &str = "-";
 pub(super) const NONE_IDX: i32 = 999;
 
 fn row(table: &'static TableShape, change: RowChange, values: Value) -> Row {
-    let values = if let Value::Object(map) = values { map } else { Map::new() };
-    Row { table, change, values, body: false }
+    let values = if let Value::Object(map) = values {
+        map
+    } else {
+        Map::new()
+    };
+    Row {
+        table,
+        change,
+        values,
+        body: false,
+    }
 }
 
 /// Changes `columns` of a run.
@@ -83,8 +117,18 @@ pub(super) struct Artifact<'a> {
 
 pub(super) fn artifact(artifact: &Artifact) -> Row {
     let (inline, content, mime, bytes) = match artifact.payload {
-        Payload::Json(value) => (value.clone(), Value::Null, "application/json", canonical_json(value).into_bytes()),
-        Payload::Bytes(bytes, mime) => (Value::Null, Value::String(format!("\\x{}", hex(bytes))), mime, bytes.to_vec()),
+        Payload::Json(value) => (
+            value.clone(),
+            Value::Null,
+            "application/json",
+            canonical_json(value).into_bytes(),
+        ),
+        Payload::Bytes(bytes, mime) => (
+            Value::Null,
+            Value::String(format!("\\x{}", hex(bytes))),
+            mime,
+            bytes.to_vec(),
+        ),
     };
     let values = json!({
         "run_id": artifact.run, "step_id": artifact.step, "task_key": artifact.task, "idx": artifact.idx, "attempt": 1,

@@ -47,7 +47,12 @@ pub(super) struct RunInput {
 }
 
 impl RunInput {
-    pub(super) fn new(intent: &Intent, recipe: &recipes::Model, workload: Workload, trace: &Trace) -> Self {
+    pub(super) fn new(
+        intent: &Intent,
+        recipe: &recipes::Model,
+        workload: Workload,
+        trace: &Trace,
+    ) -> Self {
         Self {
             intent_id: intent.id.clone(),
             goal: intent.goal.clone(),
@@ -92,7 +97,11 @@ pub(super) struct RunWorkflow {
 
 impl RunWorkflow {
     pub(super) fn new(db: Database, config: &Config) -> Self {
-        Self { db, strict: config.planner_strict, timeout_ms: config.sandbox_timeout_ms }
+        Self {
+            db,
+            strict: config.planner_strict,
+            timeout_ms: config.sandbox_timeout_ms,
+        }
     }
 }
 
@@ -116,19 +125,41 @@ impl Workflow for RunWorkflow {
 
 impl RunWorkflow {
     async fn execute(&self, ctx: &Context, input: &RunInput) -> Result<Value, WorkflowError> {
-        let mut steps = Steps { ctx, trace_id: &input.trace_id, previous: 0 };
+        let mut steps = Steps {
+            ctx,
+            trace_id: &input.trace_id,
+            previous: 0,
+        };
         let request = &input.plan_request();
         let _plan: Value = steps
             .step(COMPILE, "compilation", |at| async move {
-                let (plan, mut rows) = self.ask(ctx.workflow_id(), COMPILE, CallKind::Plan, request, at).await?;
-                rows.push(step_artifact(ctx, COMPILE, 0, "plan_card", "plan.json", &plan, at));
+                let (plan, mut rows) = self
+                    .ask(ctx.workflow_id(), COMPILE, CallKind::Plan, request, at)
+                    .await?;
+                rows.push(step_artifact(
+                    ctx,
+                    COMPILE,
+                    0,
+                    "plan_card",
+                    "plan.json",
+                    &plan,
+                    at,
+                ));
                 Ok((plan, rows))
             })
             .await?;
         steps
             .step(APPLY_PATCH, "patching", |at| async move {
                 // The planners of this version change no files before the approval: the record says so, and can be reverted.
-                let rows = vec![step_artifact(ctx, APPLY_PATCH, NONE_IDX, "none", "none.json", &Value::Null, at)];
+                let rows = vec![step_artifact(
+                    ctx,
+                    APPLY_PATCH,
+                    NONE_IDX,
+                    "none",
+                    "none.json",
+                    &Value::Null,
+                    at,
+                )];
                 Ok((json!({"patched": []}), rows))
             })
             .await?;
@@ -137,17 +168,42 @@ impl RunWorkflow {
         }
         let decision = steps
             .step(DECIDE, "planning", |at| async move {
-                let (answer, mut rows) = self.ask(ctx.workflow_id(), DECIDE, CallKind::Decide, request, at).await?;
-                let decision: Decision = serde_json::from_value(answer.clone()).map_err(|e| WorkflowError::new("recording_invalid", e.to_string()))?;
-                rows.push(step_artifact(ctx, DECIDE, 0, "decision", "decision.json", &answer, at));
+                let (answer, mut rows) = self
+                    .ask(ctx.workflow_id(), DECIDE, CallKind::Decide, request, at)
+                    .await?;
+                let decision: Decision = serde_json::from_value(answer.clone())
+                    .map_err(|e| WorkflowError::new("recording_invalid", e.to_string()))?;
+                rows.push(step_artifact(
+                    ctx,
+                    DECIDE,
+                    0,
+                    "decision",
+                    "decision.json",
+                    &answer,
+                    at,
+                ));
                 for (n, patch) in (1..).zip(&decision.patch) {
-                    rows.push(step_artifact(ctx, DECIDE, n, "patch", &format!("patch-{n}.json"), &json!(patch), at));
+                    rows.push(step_artifact(
+                        ctx,
+                        DECIDE,
+                        n,
+                        "patch",
+                        &format!("patch-{n}.json"),
+                        &json!(patch),
+                        at,
+                    ));
                 }
                 Ok((decision, rows))
             })
             .await?;
         let tasks = self.fan_out(ctx, input, &decision).await?;
-        let merged = steps.step(EXECUTE, "execution", |at| async move { merge(ctx, &tasks, at) }).await?;
+        let merged = steps
+            .step(
+                EXECUTE,
+                "execution",
+                |at| async move { merge(ctx, &tasks, at) },
+            )
+            .await?;
         Ok(merged)
     }
 
@@ -155,31 +211,60 @@ impl RunWorkflow {
     async fn gate(&self, ctx: &Context) -> Result<(), WorkflowError> {
         let waiting = json!({"status": RunStatus::WaitingInput, "next_action": "APPROVE_PLAN"});
         let on_suspend = vec![rows::run_update(ctx.workflow_id(), now(), waiting)];
-        let _: Option<Value> = ctx.receive(Receive { topic: APPROVAL_TOPIC.into(), timeout: None, on_suspend }).await?;
+        let _: Option<Value> = ctx
+            .receive(Receive {
+                topic: APPROVAL_TOPIC.into(),
+                timeout: None,
+                on_suspend,
+            })
+            .await?;
         Ok(())
     }
 
     /// Runs one child per command, as many at once as the workload allows.
-    async fn fan_out(&self, ctx: &Context, input: &RunInput, decision: &Decision) -> Result<Vec<TaskOutput>, WorkflowError> {
+    async fn fan_out(
+        &self,
+        ctx: &Context,
+        input: &RunInput,
+        decision: &Decision,
+    ) -> Result<Vec<TaskOutput>, WorkflowError> {
         let commands = decision.commands();
         let exceeded = |message: String| WorkflowError::new("workload_exceeded", message);
         let most = usize::try_from(input.workload.steps).unwrap_or(0);
         if commands.len() > most {
-            return Err(exceeded(format!("the run has {} tasks, and its workload allows {most}", commands.len())));
+            return Err(exceeded(format!(
+                "the run has {} tasks, and its workload allows {most}",
+                commands.len()
+            )));
         }
         let budget_ms = u64::try_from(input.workload.sandbox_minutes).unwrap_or(0) * 60_000;
-        let job = JobInputs::parse(&input.inputs).map_err(|e| WorkflowError::new("inputs_invalid", e.to_string()))?;
+        let job = JobInputs::parse(&input.inputs)
+            .map_err(|e| WorkflowError::new("inputs_invalid", e.to_string()))?;
         let mut tasks: Vec<TaskOutput> = Vec::with_capacity(commands.len());
-        let wave = usize::try_from(input.workload.concurrency).unwrap_or(1).max(1);
+        let wave = usize::try_from(input.workload.concurrency)
+            .unwrap_or(1)
+            .max(1);
         for (first, commands) in (0..).step_by(wave).zip(commands.chunks(wave)) {
             let spent_ms: u64 = tasks.iter().map(|task| task.wall_ms).sum();
             if spent_ms >= budget_ms {
-                return Err(exceeded(format!("the tasks took {spent_ms} ms together, and the workload allows {budget_ms}")));
+                return Err(exceeded(format!(
+                    "the tasks took {spent_ms} ms together, and the workload allows {budget_ms}"
+                )));
             }
-            let timeout_ms = job.timeout_ms.unwrap_or(self.timeout_ms).min(budget_ms - spent_ms);
+            let timeout_ms = job
+                .timeout_ms
+                .unwrap_or(self.timeout_ms)
+                .min(budget_ms - spent_ms);
             let mut children = Vec::with_capacity(commands.len());
             for (ordinal, cmd) in (first..).zip(commands) {
-                let key = task_key(&input.intent_id, ctx.workflow_id(), EXECUTE, ordinal, cmd, &input.inputs);
+                let key = task_key(
+                    &input.intent_id,
+                    ctx.workflow_id(),
+                    EXECUTE,
+                    ordinal,
+                    cmd,
+                    &input.inputs,
+                );
                 let task = TaskInput {
                     run_id: ctx.workflow_id().to_owned(),
                     intent_id: input.intent_id.clone(),
@@ -190,7 +275,16 @@ impl RunWorkflow {
                     timeout_ms,
                     sandbox: input.sandbox.clone(),
                 };
-                children.push(ctx.start_child::<TaskWorkflow>(&task, ChildOptions { id: Some(key), queue: TASK_QUEUE.into() }).await?);
+                children.push(
+                    ctx.start_child::<TaskWorkflow>(
+                        &task,
+                        ChildOptions {
+                            id: Some(key),
+                            queue: TASK_QUEUE.into(),
+                        },
+                    )
+                    .await?,
+                );
             }
             for result in ctx.await_children(children).await? {
                 tasks.push(result?);
@@ -200,16 +294,41 @@ impl RunWorkflow {
     }
 
     /// Asks the planner; a call that was answered before is answered the same.
-    async fn ask(&self, run: &str, step: &str, kind: CallKind, request: &PlanRequest, at: i64) -> Result<(Value, Vec<Row>), StepFailure> {
+    async fn ask(
+        &self,
+        run: &str,
+        step: &str,
+        kind: CallKind,
+        request: &PlanRequest,
+        at: i64,
+    ) -> Result<(Value, Vec<Row>), StepFailure> {
         let op_key = planner::op_key(run, step);
         let request_hash = planner::request_hash(kind, request);
-        let known = planner_calls::recorded(&self.db.read(), &op_key, &request_hash).await.map_err(WorkflowError::from)?;
+        let known = planner_calls::recorded(&self.db.read(), &op_key, &request_hash)
+            .await
+            .map_err(WorkflowError::from)?;
         let recorded = known.as_ref().map(|call| call.response.as_str());
-        let answer = planner::answer(kind, request, self.strict, recorded).map_err(|e| WorkflowError::new(e.code(), e.to_string()))?;
+        let answer = planner::answer(kind, request, self.strict, recorded)
+            .map_err(|e| WorkflowError::new(e.code(), e.to_string()))?;
         let own = known.is_some_and(|call| call.op_key == op_key);
         let document = planner::request_document(kind, request);
-        let call = PlannerCall { op_key: &op_key, request_hash: &request_hash, run, step, request: &document, response: &answer, created_at: at };
-        Ok((answer.clone(), if own { Vec::new() } else { vec![rows::planner_call(&call)] }))
+        let call = PlannerCall {
+            op_key: &op_key,
+            request_hash: &request_hash,
+            run,
+            step,
+            request: &document,
+            response: &answer,
+            created_at: at,
+        };
+        Ok((
+            answer.clone(),
+            if own {
+                Vec::new()
+            } else {
+                vec![rows::planner_call(&call)]
+            },
+        ))
     }
 }
 
@@ -221,7 +340,12 @@ struct Steps<'a> {
 }
 
 impl Steps<'_> {
-    async fn step<T, F, Fut>(&mut self, step: &'static str, phase: &'static str, body: F) -> Result<T, WorkflowError>
+    async fn step<T, F, Fut>(
+        &mut self,
+        step: &'static str,
+        phase: &'static str,
+        body: F,
+    ) -> Result<T, WorkflowError>
     where
         T: Serialize + DeserializeOwned + Send,
         F: FnOnce(i64) -> Fut + Send,
@@ -236,17 +360,33 @@ impl Steps<'_> {
                 let outcome = body(started_at).await;
                 let finished_at = now().max(started_at);
                 let row = |error: Option<String>| {
-                    rows::step_run(&StepRun { run, step, phase, trace_id, span_id: &new_span(), started_at, finished_at, error })
+                    rows::step_run(&StepRun {
+                        run,
+                        step,
+                        phase,
+                        trace_id,
+                        span_id: &new_span(),
+                        started_at,
+                        finished_at,
+                        error,
+                    })
                 };
                 let reached = |columns: Value| rows::run_update(run, finished_at, columns);
                 match outcome {
                     Ok((value, mut rows)) => {
-                        let started = if previous == 0 { json!({"last_step": step, "started_at": started_at}) } else { json!({"last_step": step}) };
+                        let started = if previous == 0 {
+                            json!({"last_step": step, "started_at": started_at})
+                        } else {
+                            json!({"last_step": step})
+                        };
                         rows.extend([row(None), reached(started)]);
                         Ok((Done { started_at, value }, rows))
                     }
                     Err(mut failure) => {
-                        failure.rows.extend([row(serde_json::to_string(&failure.error).ok()), reached(json!({"last_step": step}))]);
+                        failure.rows.extend([
+                            row(serde_json::to_string(&failure.error).ok()),
+                            reached(json!({"last_step": step})),
+                        ]);
                         Err(failure)
                     }
                 }
@@ -268,10 +408,24 @@ fn merge(ctx: &Context, tasks: &[TaskOutput], at: i64) -> Result<(Value, Vec<Row
         "cpuMs": tasks.iter().map(|task| task.cpu_ms).sum::<u64>(),
         "memPeakMB": tasks.iter().map(|task| task.mem_peak_mb).max().unwrap_or(0),
     });
-    let rows = vec![step_artifact(ctx, EXECUTE, MERGE_IDX, "merge", "merge.json", &summary, at)];
-    let Some(task) = failed else { return Ok((summary, rows)) };
+    let rows = vec![step_artifact(
+        ctx,
+        EXECUTE,
+        MERGE_IDX,
+        "merge",
+        "merge.json",
+        &summary,
+        at,
+    )];
+    let Some(task) = failed else {
+        return Ok((summary, rows));
+    };
     let exhausted = task.err_code.is_retryable();
-    let mut message = format!("task {} ended with {}", task.ordinal, task.err_code.as_str());
+    let mut message = format!(
+        "task {} ended with {}",
+        task.ordinal,
+        task.err_code.as_str()
+    );
     if let Some(exit) = task.exit {
         message.push_str(&format!(", exit {exit}"));
     }
@@ -279,11 +433,31 @@ fn merge(ctx: &Context, tasks: &[TaskOutput], at: i64) -> Result<(Value, Vec<Row
         message.push_str(&format!(" after {} attempts", task.attempt));
     }
     let data = json!({"exit": task.exit, "taskKey": task.task_key, "attempts": task.attempt, "retriesExceeded": exhausted});
-    Err(StepFailure { error: WorkflowError::new(task.err_code.as_str(), message).with_data(data), rows })
+    Err(StepFailure {
+        error: WorkflowError::new(task.err_code.as_str(), message).with_data(data),
+        rows,
+    })
 }
 
-fn step_artifact(ctx: &Context, step: &str, idx: i32, kind: &str, name: &str, value: &Value, created_at: i64) -> Row {
-    let artifact = Artifact { run: ctx.workflow_id(), step, task: NO_TASK, idx, kind, name, payload: Payload::Json(value), created_at };
+fn step_artifact(
+    ctx: &Context,
+    step: &str,
+    idx: i32,
+    kind: &str,
+    name: &str,
+    value: &Value,
+    created_at: i64,
+) -> Row {
+    let artifact = Artifact {
+        run: ctx.workflow_id(),
+        step,
+        task: NO_TASK,
+        idx,
+        kind,
+        name,
+        payload: Payload::Json(value),
+        created_at,
+    };
     rows::artifact(&artifact)
 }
 
@@ -291,10 +465,19 @@ fn step_artifact(ctx: &Context, step: &str, idx: i32, kind: &str, name: &str, va
 fn end_of_run(run: &str, outcome: &Result<Value, WorkflowError>) -> Row {
     let at = now();
     let columns = match outcome {
-        Ok(output) => json!({"status": RunStatus::Succeeded, "next_action": null, "error": null, "output": output.to_string(), "ended_at": at}),
+        Ok(output) => {
+            json!({"status": RunStatus::Succeeded, "next_action": null, "error": null, "output": output.to_string(), "ended_at": at})
+        }
         Err(error) => {
-            let exhausted = error.data.as_ref().is_some_and(|data| data["retriesExceeded"] == true);
-            let (status, next) = if exhausted { (RunStatus::RetriesExceeded, Some("REPAIR")) } else { (RunStatus::Failed, None) };
+            let exhausted = error
+                .data
+                .as_ref()
+                .is_some_and(|data| data["retriesExceeded"] == true);
+            let (status, next) = if exhausted {
+                (RunStatus::RetriesExceeded, Some("REPAIR"))
+            } else {
+                (RunStatus::Failed, None)
+            };
             json!({"status": status, "next_action": next, "error": json!(error).to_string(), "output": null, "ended_at": at})
         }
     };
@@ -303,6 +486,8 @@ fn end_of_run(run: &str, outcome: &Result<Value, WorkflowError>) -> Row {
 
 /// The time for the product's own rows, which nothing is decided by.
 pub(super) fn now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or(Duration::ZERO);
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }

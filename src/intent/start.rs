@@ -67,6 +67,21 @@ pub struct Workload {
     pub sandbox_minutes: i32,
 }
 
+/// What a run asks to use; what it does not say is the recipe's cap.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AskedWorkload {
+    /// Tasks in flight at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub concurrency: Option<i32>,
+    /// Tasks at all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub steps: Option<i32>,
+    /// Minutes of all tasks together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sandbox_minutes: Option<i32>,
+}
+
 /// A request to execute an intent.
 #[derive(Debug, Clone, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -87,7 +102,7 @@ pub struct StartRun {
     pub recipe_version: Option<i32>,
     /// What it may use; the recipe's caps by default.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub workload: Option<Workload>,
+    pub workload: Option<AskedWorkload>,
     /// Lower first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub priority: Option<i32>,
@@ -134,14 +149,21 @@ impl Product {
     /// [`IntentError::NotFound`].
     pub async fn intent(&self, id: &str) -> Result<Intent, IntentError> {
         let row = intent_rows::find(&self.db().read(), id).await?;
-        let row = row.ok_or_else(|| IntentError::NotFound { what: "intent", id: id.to_owned() })?;
-        let decode = |text: &str| serde_json::from_str(text).map_err(|e| StoreError::Encoding(e.to_string()));
+        let row = row.ok_or_else(|| IntentError::NotFound {
+            what: "intent",
+            id: id.to_owned(),
+        })?;
+        let decode = |text: &str| {
+            serde_json::from_str(text).map_err(|e| StoreError::Encoding(e.to_string()))
+        };
         Ok(Intent {
             id: row.id,
             goal: row.goal,
             inputs: decode(&row.inputs)?,
             constraints: decode(&row.constraints)?,
-            connectors: row.connectors.and_then(|text| serde_json::from_str(&text).ok()),
+            connectors: row
+                .connectors
+                .and_then(|text| serde_json::from_str(&text).ok()),
             created_at: row.created_at,
         })
     }
@@ -151,14 +173,22 @@ impl Product {
     /// # Errors
     /// [`IntentError::NotFound`] without such an intent, [`IntentError::Invalid`] where a policy is broken, [`IntentError::Conflict`] when the
     /// intent was started with another request, or a live run has the same deduplication id.
-    pub async fn start_run(&self, request: StartRun, traceparent: Option<&str>) -> Result<RunHeader, IntentError> {
+    pub async fn start_run(
+        &self,
+        request: StartRun,
+        traceparent: Option<&str>,
+    ) -> Result<RunHeader, IntentError> {
         let intent = self.intent(&request.intent_id).await?;
         let recipe = self.checked_recipe(&request).await?;
         let workload = checked_workload(&request, &recipe)?;
         let planner = PlannerKind::of_recipe(&recipe.planner);
-        let inputs = JobInputs::parse(&intent.inputs).map_err(|e| IntentError::invalid("inputs_invalid", e.to_string()))?;
+        let inputs = JobInputs::parse(&intent.inputs)
+            .map_err(|e| IntentError::invalid("inputs_invalid", e.to_string()))?;
         if planner == PlannerKind::Static && inputs.command.is_none() {
-            let message = format!("recipe {} runs inputs.command, and the intent has none", recipe.name);
+            let message = format!(
+                "recipe {} runs inputs.command, and the intent has none",
+                recipe.name
+            );
             return Err(IntentError::invalid("inputs_invalid", message));
         }
         let sent = json!(request);
@@ -173,7 +203,10 @@ impl Product {
             partition_key: request.queue_partition_key.clone(),
             priority: request.priority.unwrap_or(0),
             deduplication_id: request.deduplication_id.clone(),
-            timeout: request.timeout_ms.and_then(|ms| u64::try_from(ms).ok()).map(std::time::Duration::from_millis),
+            timeout: request
+                .timeout_ms
+                .and_then(|ms| u64::try_from(ms).ok())
+                .map(std::time::Duration::from_millis),
             delay: None,
         };
         let workflow = self.client.prepare::<RunWorkflow>(&input, options)?;
@@ -207,7 +240,10 @@ impl Product {
         };
         let started = retrying(|| async {
             let tx = self.db().begin().await?;
-            if workflows::insert(&tx, std::slice::from_ref(&workflow)).await?.is_empty() {
+            if workflows::insert(&tx, std::slice::from_ref(&workflow))
+                .await?
+                .is_empty()
+            {
                 tx.rollback().await?;
                 return Ok(false);
             }
@@ -225,7 +261,10 @@ impl Product {
             Some(run) => self.again(run, &sent),
             None => {
                 let id = request.deduplication_id.unwrap_or_default();
-                Err(IntentError::conflict("deduplication_conflict", format!("a live run has the deduplicationID {id:?}; wait until it has ended")))
+                Err(IntentError::conflict(
+                    "deduplication_conflict",
+                    format!("a live run has the deduplicationID {id:?}; wait until it has ended"),
+                ))
             }
         }
     }
@@ -239,7 +278,10 @@ impl Product {
         }
         Err(IntentError::Conflict {
             code: "idempotency_drift",
-            message: format!("this intent was started with another request; these fields differ: {}", drift.join(", ")),
+            message: format!(
+                "this intent was started with another request; these fields differ: {}",
+                drift.join(", ")
+            ),
             details: drift,
         })
     }
@@ -249,16 +291,28 @@ impl Product {
         let name = request.recipe_name.as_deref().unwrap_or(DEFAULT_RECIPE);
         let recipe = intent_rows::recipe(&self.db().read(), name, request.recipe_version).await?;
         let Some(recipe) = recipe else {
-            let version = request.recipe_version.map(|v| format!(" version {v}")).unwrap_or_default();
-            return Err(IntentError::policy(format!("there is no recipe {name:?}{version}")));
+            let version = request
+                .recipe_version
+                .map(|v| format!(" version {v}"))
+                .unwrap_or_default();
+            return Err(IntentError::policy(format!(
+                "there is no recipe {name:?}{version}"
+            )));
         };
         let queue = request.queue_name.as_deref().unwrap_or(&recipe.queue_name);
         if queue != RUN_QUEUE {
-            return Err(IntentError::policy(format!("runs start on {RUN_QUEUE} only, not on {queue:?}")));
+            return Err(IntentError::policy(format!(
+                "runs start on {RUN_QUEUE} only, not on {queue:?}"
+            )));
         }
-        let blank = request.queue_partition_key.as_deref().is_none_or(|key| key.trim().is_empty());
+        let blank = request
+            .queue_partition_key
+            .as_deref()
+            .is_none_or(|key| key.trim().is_empty());
         if blank && (self.partition_required || request.queue_partition_key.is_some()) {
-            return Err(IntentError::policy("queuePartitionKey is required and must not be blank"));
+            return Err(IntentError::policy(
+                "queuePartitionKey is required and must not be blank",
+            ));
         }
         Ok(recipe)
     }
@@ -267,32 +321,54 @@ impl Product {
     pub(super) async fn now(&self) -> Result<i64, StoreError> {
         use sea_orm::ConnectionTrait;
         let read = self.db().read();
-        let row = read.query_one_raw(statement(&read, format!("SELECT {}", dialect(&read).now()), [])).await?;
-        Ok(row.map(|row| row.try_get_by_index(0)).transpose()?.unwrap_or(0))
+        let row = read
+            .query_one_raw(statement(
+                &read,
+                format!("SELECT {}", dialect(&read).now()),
+                [],
+            ))
+            .await?;
+        Ok(row
+            .map(|row| row.try_get_by_index(0))
+            .transpose()?
+            .unwrap_or(0))
     }
 }
 
 /// What a run may use: what it asks for, within the recipe's caps.
 fn checked_workload(request: &StartRun, recipe: &recipes::Model) -> Result<Workload, IntentError> {
-    let caps = Workload { concurrency: recipe.max_concurrency, steps: recipe.max_steps, sandbox_minutes: recipe.max_sandbox_minutes };
-    let Some(asked) = request.workload else { return Ok(caps) };
-    for (field, asked, cap) in [
-        ("concurrency", asked.concurrency, caps.concurrency),
-        ("steps", asked.steps, caps.steps),
-        ("sandboxMinutes", asked.sandbox_minutes, caps.sandbox_minutes),
-    ] {
-        if asked < 1 || asked > cap {
-            return Err(IntentError::policy(format!("workload.{field} is {asked}; recipe {} allows 1 to {cap}", recipe.name)));
-        }
-    }
-    Ok(asked)
+    let asked = request.workload.unwrap_or_default();
+    let within = |field: &str, asked: Option<i32>, cap: i32| match asked {
+        Some(asked) if asked < 1 || asked > cap => Err(IntentError::policy(format!(
+            "workload.{field} is {asked}; recipe {} allows 1 to {cap}",
+            recipe.name
+        ))),
+        asked => Ok(asked.unwrap_or(cap)),
+    };
+    Ok(Workload {
+        concurrency: within("concurrency", asked.concurrency, recipe.max_concurrency)?,
+        steps: within("steps", asked.steps, recipe.max_steps)?,
+        sandbox_minutes: within(
+            "sandboxMinutes",
+            asked.sandbox_minutes,
+            recipe.max_sandbox_minutes,
+        )?,
+    })
 }
 
 /// The names of the fields in which two requests differ, sorted.
 fn differing(a: &Value, b: &Value) -> Vec<String> {
     let empty = Map::new();
-    let (a, b) = (a.as_object().unwrap_or(&empty), b.as_object().unwrap_or(&empty));
-    let mut names: Vec<String> = a.keys().chain(b.keys()).filter(|name| a.get(*name) != b.get(*name)).cloned().collect();
+    let (a, b) = (
+        a.as_object().unwrap_or(&empty),
+        b.as_object().unwrap_or(&empty),
+    );
+    let mut names: Vec<String> = a
+        .keys()
+        .chain(b.keys())
+        .filter(|name| a.get(*name) != b.get(*name))
+        .cloned()
+        .collect();
     names.sort();
     names.dedup();
     names
@@ -325,12 +401,27 @@ mod tests {
             created_at: 0,
         };
         let ask = |concurrency, steps, sandbox_minutes| {
-            let workload = Some(Workload { concurrency, steps, sandbox_minutes });
-            checked_workload(&StartRun { workload, ..StartRun::default() }, &recipe)
+            let workload = Some(Workload {
+                concurrency,
+                steps,
+                sandbox_minutes,
+            });
+            checked_workload(
+                &StartRun {
+                    workload,
+                    ..StartRun::default()
+                },
+                &recipe,
+            )
         };
-        ask(2, 3, 4).unwrap();
-        ask(3, 3, 4).unwrap_err();
-        ask(2, 0, 4).unwrap_err();
-        assert_eq!(checked_workload(&StartRun::default(), &recipe).unwrap().steps, 3);
+        assert_eq!(ask(Some(2), None, Some(4)).unwrap().steps, 3);
+        ask(Some(3), None, None).unwrap_err();
+        ask(None, Some(0), None).unwrap_err();
+        assert_eq!(
+            checked_workload(&StartRun::default(), &recipe)
+                .unwrap()
+                .steps,
+            3
+        );
     }
 }

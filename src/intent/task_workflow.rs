@@ -54,9 +54,17 @@ pub(super) struct TaskOutput {
 }
 
 /// The id of a task: the same command in the same place of the same run is the same task.
-pub(super) fn task_key(intent: &str, run: &str, step: &str, ordinal: usize, cmd: &str, inputs: &Map<String, Value>) -> String {
+pub(super) fn task_key(
+    intent: &str,
+    run: &str,
+    step: &str,
+    ordinal: usize,
+    cmd: &str,
+    inputs: &Map<String, Value>,
+) -> String {
     let request = json!({"ordinal": ordinal, "cmd": cmd, "files": inputs.get("files"), "env": inputs.get("env")});
-    let document = json!({"intentId": intent, "runId": run, "stepId": step, "normalizedReq": request});
+    let document =
+        json!({"intentId": intent, "runId": run, "stepId": step, "normalizedReq": request});
     sha256_hex(canonical_json(&document).as_bytes())
 }
 
@@ -81,7 +89,9 @@ impl Workflow for TaskWorkflow {
         let mut attempt = 1;
         let mut pause = FIRST_PAUSE;
         loop {
-            let output: TaskOutput = ctx.step_with_rows("ExecuteTask", || self.attempt(&task, attempt)).await?;
+            let output: TaskOutput = ctx
+                .step_with_rows("ExecuteTask", || self.attempt(&task, attempt))
+                .await?;
             if !output.err_code.is_retryable() || attempt >= ATTEMPTS {
                 return Ok(output);
             }
@@ -94,9 +104,17 @@ impl Workflow for TaskWorkflow {
 
 impl TaskWorkflow {
     /// Runs the command once. Its artifacts are written with the attempt that counts.
-    async fn attempt(&self, task: &TaskInput, attempt: u32) -> Result<(TaskOutput, Vec<Row>), StepFailure> {
+    async fn attempt(
+        &self,
+        task: &TaskInput,
+        attempt: u32,
+    ) -> Result<(TaskOutput, Vec<Row>), StepFailure> {
         let request = self.request(task).await?;
-        let sandbox = if task.sandbox == "local" { &self.sandboxes.local } else { &self.sandboxes.configured };
+        let sandbox = if task.sandbox == "local" {
+            &self.sandboxes.local
+        } else {
+            &self.sandboxes.configured
+        };
         let result = sandbox.run(&request, attempt).await;
         let at = now();
         let output = TaskOutput {
@@ -123,7 +141,12 @@ impl TaskWorkflow {
             created_at: at,
         })];
         if matches!(**sandbox, Sandbox::Mock(_)) {
-            rows.push(rows::mock_receipt(&task.run_id, &task.task_key, attempt, at));
+            rows.push(rows::mock_receipt(
+                &task.run_id,
+                &task.task_key,
+                attempt,
+                at,
+            ));
         }
         if !result.err_code.is_retryable() || attempt >= ATTEMPTS {
             rows.extend(artifacts(task, &result, at));
@@ -133,13 +156,24 @@ impl TaskWorkflow {
 
     async fn request(&self, task: &TaskInput) -> Result<SandboxRequest, WorkflowError> {
         let intent = intents::find(&self.db.read(), &task.intent_id).await?;
-        let intent = intent.ok_or_else(|| WorkflowError::new("intent_gone", format!("intent {} is gone", task.intent_id)))?;
+        let intent = intent.ok_or_else(|| {
+            WorkflowError::new("intent_gone", format!("intent {} is gone", task.intent_id))
+        })?;
         let inputs: Map<String, Value> = serde_json::from_str(&intent.inputs).unwrap_or_default();
-        let job = JobInputs::parse(&inputs).map_err(|e| WorkflowError::new("inputs_invalid", e.to_string()))?;
+        let job = JobInputs::parse(&inputs)
+            .map_err(|e| WorkflowError::new("inputs_invalid", e.to_string()))?;
         Ok(SandboxRequest {
             env_ref: task.sandbox.clone(),
             cmd: task.cmd.clone(),
-            files_in: job.files.into_iter().map(|file| FileIn { path: file.path, inline: Some(file.inline), uri: None }).collect(),
+            files_in: job
+                .files
+                .into_iter()
+                .map(|file| FileIn {
+                    path: file.path,
+                    inline: Some(file.inline),
+                    uri: None,
+                })
+                .collect(),
             env: job.env,
             workdir: None,
             timeout_ms: task.timeout_ms,
@@ -171,18 +205,51 @@ fn artifacts(task: &TaskInput, result: &SandboxResult, at: i64) -> Vec<Row> {
         ("stdout", "stdout", Payload::Bytes(&result.stdout, text)),
         ("stderr", "stderr", Payload::Bytes(&result.stderr, text)),
     ];
-    parts.extend(result.files_out.iter().map(|file| ("file", file.path.as_str(), Payload::Bytes(&file.content, "application/octet-stream"))));
+    parts.extend(result.files_out.iter().map(|file| {
+        (
+            "file",
+            file.path.as_str(),
+            Payload::Bytes(&file.content, "application/octet-stream"),
+        )
+    }));
     parts.push(("raw", "raw.json", Payload::Json(&raw)));
     parts.push(("timings", "timings.json", Payload::Json(&timings)));
-    let index = json!(parts.iter().zip(base + 1..).map(|((kind, name, _), idx)| json!({"idx": idx, "kind": kind, "name": name})).collect::<Vec<_>>());
-    std::iter::once(("artifact_index", "artifact_index.json", Payload::Json(&index)))
-        .chain(parts)
-        .zip(base..)
-        .map(|((kind, name, payload), idx)| {
-            let (run, step, task) = (task.run_id.as_str(), task.step_id.as_str(), task.task_key.as_str());
-            // A file may be called like one of ours: its place in the address keeps them apart.
-            let address = if kind == "file" { format!("files/{name}") } else { name.to_owned() };
-            rows::artifact(&Artifact { run, step, task, idx, kind, name: &address, payload, created_at: at })
+    let index = json!(
+        parts
+            .iter()
+            .zip(base + 1..)
+            .map(|((kind, name, _), idx)| json!({"idx": idx, "kind": kind, "name": name}))
+            .collect::<Vec<_>>()
+    );
+    std::iter::once((
+        "artifact_index",
+        "artifact_index.json",
+        Payload::Json(&index),
+    ))
+    .chain(parts)
+    .zip(base..)
+    .map(|((kind, name, payload), idx)| {
+        let (run, step, task) = (
+            task.run_id.as_str(),
+            task.step_id.as_str(),
+            task.task_key.as_str(),
+        );
+        // A file may be called like one of ours: its place in the address keeps them apart.
+        let address = if kind == "file" {
+            format!("files/{name}")
+        } else {
+            name.to_owned()
+        };
+        rows::artifact(&Artifact {
+            run,
+            step,
+            task,
+            idx,
+            kind,
+            name: &address,
+            payload,
+            created_at: at,
         })
-        .collect()
+    })
+    .collect()
 }

@@ -14,9 +14,19 @@ impl Trace {
     pub fn begin(trace_id: Option<&str>, traceparent: Option<&str>) -> Self {
         let of_caller = traceparent.and_then(|parent| parent.split('-').nth(1));
         let fresh = || uuid::Uuid::new_v4().simple().to_string();
-        let good = |id: &&str| id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit()) && id.bytes().any(|b| b != b'0');
-        let trace_id = trace_id.filter(good).or(of_caller.filter(good)).map_or_else(fresh, str::to_ascii_lowercase);
-        Self { trace_id, span_id: new_span() }
+        let good = |id: &&str| {
+            id.len() == 32
+                && id.bytes().all(|b| b.is_ascii_hexdigit())
+                && id.bytes().any(|b| b != b'0')
+        };
+        let trace_id = trace_id
+            .filter(good)
+            .or(of_caller.filter(good))
+            .map_or_else(fresh, str::to_ascii_lowercase);
+        Self {
+            trace_id,
+            span_id: new_span(),
+        }
     }
 }
 
@@ -33,7 +43,10 @@ mod tests {
     #[test]
     fn the_callers_trace_goes_on() {
         let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-        assert_eq!(Trace::begin(None, Some(parent)).trace_id, "0af7651916cd43dd8448eb211c80319c");
+        assert_eq!(
+            Trace::begin(None, Some(parent)).trace_id,
+            "0af7651916cd43dd8448eb211c80319c"
+        );
         let own = "1af7651916cd43dd8448eb211c80319c";
         assert_eq!(Trace::begin(Some(own), Some(parent)).trace_id, own);
         assert_eq!(Trace::begin(None, Some("garbage")).trace_id.len(), 32);

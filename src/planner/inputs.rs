@@ -21,7 +21,10 @@ pub struct InputError {
 
 impl InputError {
     pub(super) fn new(field: impl Into<String>, problem: impl Into<String>) -> Self {
-        Self { field: field.into(), problem: problem.into() }
+        Self {
+            field: field.into(),
+            problem: problem.into(),
+        }
     }
 }
 
@@ -67,33 +70,51 @@ impl JobInputs {
         }
         if let Some(value) = present("files") {
             for (n, file) in array(value, "inputs.files", MOST_FILES)?.iter().enumerate() {
-                job.files.push(input_file(file, &format!("inputs.files[{n}]"))?);
+                job.files
+                    .push(input_file(file, &format!("inputs.files[{n}]"))?);
             }
         }
         if let Some(value) = present("env") {
-            let map = value.as_object().ok_or_else(|| InputError::new("inputs.env", "must be an object of strings"))?;
+            let map = value
+                .as_object()
+                .ok_or_else(|| InputError::new("inputs.env", "must be an object of strings"))?;
             for (name, value) in map {
-                job.env.insert(variable(name)?, string(value, &format!("inputs.env.{name}"))?);
+                job.env.insert(
+                    variable(name)?,
+                    string(value, &format!("inputs.env.{name}"))?,
+                );
             }
         }
         if let Some(value) = present("timeoutMs") {
             let positive = value.as_u64().filter(|ms| *ms > 0);
-            job.timeout_ms = Some(positive.ok_or_else(|| InputError::new("inputs.timeoutMs", "must be a positive number of milliseconds"))?);
+            job.timeout_ms = Some(positive.ok_or_else(|| {
+                InputError::new(
+                    "inputs.timeoutMs",
+                    "must be a positive number of milliseconds",
+                )
+            })?);
         }
         Ok(job)
     }
 }
 
 fn array<'a>(value: &'a Value, field: &str, most: usize) -> Result<&'a Vec<Value>, InputError> {
-    let items = value.as_array().ok_or_else(|| InputError::new(field, "must be an array"))?;
+    let items = value
+        .as_array()
+        .ok_or_else(|| InputError::new(field, "must be an array"))?;
     if items.len() > most {
-        return Err(InputError::new(field, format!("has {} items, at most {most} are accepted", items.len())));
+        return Err(InputError::new(
+            field,
+            format!("has {} items, at most {most} are accepted", items.len()),
+        ));
     }
     Ok(items)
 }
 
 fn string(value: &Value, field: &str) -> Result<String, InputError> {
-    let text = value.as_str().ok_or_else(|| InputError::new(field, "must be a string"))?;
+    let text = value
+        .as_str()
+        .ok_or_else(|| InputError::new(field, "must be a string"))?;
     if text.contains('\0') {
         return Err(InputError::new(field, "must not contain NUL"));
     }
@@ -110,24 +131,46 @@ fn text(value: &Value, field: &str) -> Result<String, InputError> {
 
 fn variable(name: &str) -> Result<String, InputError> {
     let mut characters = name.chars();
-    let starts = characters.next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_');
+    let starts = characters
+        .next()
+        .is_some_and(|c| c.is_ascii_alphabetic() || c == '_');
     if starts && characters.all(|c| c.is_ascii_alphanumeric() || c == '_') {
         return Ok(name.to_owned());
     }
-    Err(InputError::new("inputs.env", format!("has a name that is no variable: {name:?}")))
+    Err(InputError::new(
+        "inputs.env",
+        format!("has a name that is no variable: {name:?}"),
+    ))
 }
 
 fn input_file(value: &Value, field: &str) -> Result<InputFile, InputError> {
-    let map = value.as_object().ok_or_else(|| InputError::new(field, "must be an object {path, inline}"))?;
-    if let Some(key) = map.keys().find(|key| !matches!(key.as_str(), "path" | "inline")) {
-        return Err(InputError::new(format!("{field}.{key}"), "is not known; a file has path and inline"));
+    let map = value
+        .as_object()
+        .ok_or_else(|| InputError::new(field, "must be an object {path, inline}"))?;
+    if let Some(key) = map
+        .keys()
+        .find(|key| !matches!(key.as_str(), "path" | "inline"))
+    {
+        return Err(InputError::new(
+            format!("{field}.{key}"),
+            "is not known; a file has path and inline",
+        ));
     }
-    let part = |key: &str| map.get(key).ok_or_else(|| InputError::new(format!("{field}.{key}"), "is required"));
+    let part = |key: &str| {
+        map.get(key)
+            .ok_or_else(|| InputError::new(format!("{field}.{key}"), "is required"))
+    };
     let path = text(part("path")?, &format!("{field}.path"))?;
     if path.starts_with('/') || path.split('/').any(|part| matches!(part, "" | "." | "..")) {
-        return Err(InputError::new(format!("{field}.path"), "must be a relative path without . or .."));
+        return Err(InputError::new(
+            format!("{field}.path"),
+            "must be a relative path without . or ..",
+        ));
     }
-    Ok(InputFile { path, inline: string(part("inline")?, &format!("{field}.inline"))? })
+    Ok(InputFile {
+        path,
+        inline: string(part("inline")?, &format!("{field}.inline"))?,
+    })
 }
 
 #[cfg(test)]
@@ -136,14 +179,24 @@ mod tests {
     use serde_json::json;
 
     fn parse(inputs: Value) -> Result<JobInputs, InputError> {
-        let Value::Object(map) = inputs else { panic!("inputs are an object") };
+        let Value::Object(map) = inputs else {
+            panic!("inputs are an object")
+        };
         JobInputs::parse(&map)
     }
 
     #[test]
     fn the_inputs_of_a_job_are_read() {
         let job = parse(json!({"command": "wc", "tests": ["a"], "files": [{"path": "d/f", "inline": "x"}], "env": {"A_1": "b"}, "timeoutMs": 5, "mine": 1})).unwrap();
-        assert_eq!((job.command.as_deref(), job.tests.len(), job.files.len(), job.timeout_ms), (Some("wc"), 1, 1, Some(5)));
+        assert_eq!(
+            (
+                job.command.as_deref(),
+                job.tests.len(),
+                job.files.len(),
+                job.timeout_ms
+            ),
+            (Some("wc"), 1, 1, Some(5))
+        );
     }
 
     #[test]
@@ -154,10 +207,19 @@ mod tests {
             (json!({"command": "a\u{0}b"}), "inputs.command"),
             (json!({"tests": "a"}), "inputs.tests"),
             (json!({"tests": ["a", ""]}), "inputs.tests[1]"),
-            (json!({"files": [{"path": "../x", "inline": ""}]}), "inputs.files[0].path"),
-            (json!({"files": [{"path": "/x", "inline": ""}]}), "inputs.files[0].path"),
+            (
+                json!({"files": [{"path": "../x", "inline": ""}]}),
+                "inputs.files[0].path",
+            ),
+            (
+                json!({"files": [{"path": "/x", "inline": ""}]}),
+                "inputs.files[0].path",
+            ),
             (json!({"files": [{"path": "x"}]}), "inputs.files[0].inline"),
-            (json!({"files": [{"path": "x", "inline": "", "mode": 1}]}), "inputs.files[0].mode"),
+            (
+                json!({"files": [{"path": "x", "inline": "", "mode": 1}]}),
+                "inputs.files[0].mode",
+            ),
             (json!({"env": {"1A": "b"}}), "inputs.env"),
             (json!({"env": {"A": 1}}), "inputs.env.A"),
             (json!({"timeoutMs": 0}), "inputs.timeoutMs"),

@@ -21,7 +21,11 @@ pub enum PlannerKind {
 impl PlannerKind {
     /// Reads a recipe's column.
     pub fn of_recipe(text: &str) -> Self {
-        if text == "static" { Self::Static } else { Self::Configured }
+        if text == "static" {
+            Self::Static
+        } else {
+            Self::Configured
+        }
     }
 }
 
@@ -39,7 +43,9 @@ impl std::str::FromStr for PlannerMode {
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
             "replay" => Ok(Self::Replay),
-            "record" | "live" => Err(format!("`replay`; `{text}` needs an opencode server, which this version cannot talk to yet")),
+            "record" | "live" => Err(format!(
+                "`replay`; `{text}` needs an opencode server, which this version cannot talk to yet"
+            )),
             _ => Err("`replay`".into()),
         }
     }
@@ -113,7 +119,10 @@ impl Decision {
         if self.tests.is_empty() {
             return vec![self.test_command.clone()];
         }
-        self.tests.iter().map(|test| format!("{} {test}", self.test_command)).collect()
+        self.tests
+            .iter()
+            .map(|test| format!("{} {test}", self.test_command))
+            .collect()
     }
 }
 
@@ -146,7 +155,12 @@ impl PlannerError {
 ///
 /// # Errors
 /// [`PlannerError`].
-pub fn answer(kind: CallKind, request: &PlanRequest, strict: bool, recorded: Option<&str>) -> Result<Value, PlannerError> {
+pub fn answer(
+    kind: CallKind,
+    request: &PlanRequest,
+    strict: bool,
+    recorded: Option<&str>,
+) -> Result<Value, PlannerError> {
     let bad = |error: serde_json::Error| PlannerError::BadRecording(error.to_string());
     match (request.planner, recorded) {
         (PlannerKind::Configured, Some(text)) => {
@@ -167,8 +181,13 @@ fn computed(kind: CallKind, request: &PlanRequest) -> Result<Value, PlannerError
     let inputs = JobInputs::parse(&request.inputs)?;
     let test_command = match (&inputs.command, request.planner) {
         (Some(command), _) => command.clone(),
-        (None, PlannerKind::Static) => return Err(InputError::new("inputs.command", "is required by a static recipe").into()),
-        (None, PlannerKind::Configured) => format!("echo {}", quoted(request.goal.lines().next().unwrap_or_default())),
+        (None, PlannerKind::Static) => {
+            return Err(InputError::new("inputs.command", "is required by a static recipe").into());
+        }
+        (None, PlannerKind::Configured) => format!(
+            "echo {}",
+            quoted(request.goal.lines().next().unwrap_or_default())
+        ),
     };
     Ok(match kind {
         CallKind::Plan => json!(Plan {
@@ -178,7 +197,11 @@ fn computed(kind: CallKind, request: &PlanRequest) -> Result<Value, PlannerError
             risks: Vec::new(),
             tests: inputs.tests,
         }),
-        CallKind::Decide => json!(Decision { patch: Vec::new(), tests: inputs.tests, test_command }),
+        CallKind::Decide => json!(Decision {
+            patch: Vec::new(),
+            tests: inputs.tests,
+            test_command
+        }),
     })
 }
 
@@ -210,7 +233,9 @@ mod tests {
     use super::*;
 
     fn request(planner: PlannerKind, inputs: Value) -> PlanRequest {
-        let Value::Object(inputs) = inputs else { panic!("inputs are an object") };
+        let Value::Object(inputs) = inputs else {
+            panic!("inputs are an object")
+        };
         PlanRequest {
             goal: "it's done\nsecond line".into(),
             inputs,
@@ -222,7 +247,8 @@ mod tests {
     }
 
     fn decide(planner: PlannerKind, inputs: Value) -> Result<Decision, PlannerError> {
-        answer(CallKind::Decide, &request(planner, inputs), false, None).map(|v| serde_json::from_value(v).unwrap())
+        answer(CallKind::Decide, &request(planner, inputs), false, None)
+            .map(|v| serde_json::from_value(v).unwrap())
     }
 
     #[test]
@@ -233,13 +259,20 @@ mod tests {
 
     #[test]
     fn each_test_is_a_command() {
-        let decision = decide(PlannerKind::Configured, json!({"command": "run", "tests": ["a", "b"]})).unwrap();
+        let decision = decide(
+            PlannerKind::Configured,
+            json!({"command": "run", "tests": ["a", "b"]}),
+        )
+        .unwrap();
         assert_eq!(decision.commands(), ["run a", "run b"]);
     }
 
     #[test]
     fn a_static_recipe_needs_a_command() {
-        assert_eq!(decide(PlannerKind::Static, json!({})).unwrap_err().code(), "inputs_invalid");
+        assert_eq!(
+            decide(PlannerKind::Static, json!({})).unwrap_err().code(),
+            "inputs_invalid"
+        );
     }
 
     #[test]
@@ -248,13 +281,26 @@ mod tests {
         let request = request(PlannerKind::Configured, json!({"command": "computed"}));
         let answered = answer(CallKind::Decide, &request, true, Some(&recorded)).unwrap();
         assert_eq!(answered["test_command"], "recorded");
-        assert_eq!(answer(CallKind::Decide, &request, true, None).unwrap_err(), PlannerError::RecordingMissing);
-        assert_eq!(answer(CallKind::Decide, &request, true, Some("{}")).unwrap_err().code(), "recording_invalid");
+        assert_eq!(
+            answer(CallKind::Decide, &request, true, None).unwrap_err(),
+            PlannerError::RecordingMissing
+        );
+        assert_eq!(
+            answer(CallKind::Decide, &request, true, Some("{}"))
+                .unwrap_err()
+                .code(),
+            "recording_invalid"
+        );
     }
 
     #[test]
     fn modes_that_need_a_server_are_refused() {
-        assert!("live".parse::<PlannerMode>().unwrap_err().contains("opencode"));
+        assert!(
+            "live"
+                .parse::<PlannerMode>()
+                .unwrap_err()
+                .contains("opencode")
+        );
         assert_eq!("replay".parse(), Ok(PlannerMode::Replay));
     }
 }

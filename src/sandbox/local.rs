@@ -16,8 +16,8 @@ use tokio::{
 };
 
 use super::request::{ErrorCode, Metrics, SandboxRequest, SandboxResult};
-pub use group::reap;
 use group::Task;
+pub use group::reap;
 
 /// Most bytes kept of each of the two streams: they are stored in the checkpoint.
 const STREAM_BYTES: usize = 1024 * 1024;
@@ -42,17 +42,33 @@ impl Local {
         }
         let mut task = match Task::prepare(&self.root) {
             Ok(task) => task,
-            Err(error) => return SandboxResult::failed(request, "local", ErrorCode::BootFail, format!("no directory for the task: {error}")),
+            Err(error) => {
+                return SandboxResult::failed(
+                    request,
+                    "local",
+                    ErrorCode::BootFail,
+                    format!("no directory for the task: {error}"),
+                );
+            }
         };
         let reference = format!("local:{}", task.name());
         let inputs = match files::hand_in(task.directory(), &request.files_in) {
             Ok(inputs) => inputs,
-            Err(message) => return SandboxResult::failed(request, reference, ErrorCode::UploadFail, message),
+            Err(message) => {
+                return SandboxResult::failed(request, reference, ErrorCode::UploadFail, message);
+            }
         };
         let started = Instant::now();
         let mut child = match command(request, task.directory()).spawn() {
             Ok(child) => child,
-            Err(error) => return SandboxResult::failed(request, reference, ErrorCode::BootFail, format!("sh does not start: {error}")),
+            Err(error) => {
+                return SandboxResult::failed(
+                    request,
+                    reference,
+                    ErrorCode::BootFail,
+                    format!("sh does not start: {error}"),
+                );
+            }
         };
         task.started(child.id());
         let (stdout, stderr) = (capture(child.stdout.take()), capture(child.stderr.take()));
@@ -73,19 +89,34 @@ impl Local {
                 (stdout, stderr) = &mut streams => (stdout, stderr, watch.await),
             }
         };
-        let metrics = Metrics { wall_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX), ..Metrics::default() };
+        let metrics = Metrics {
+            wall_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            ..Metrics::default()
+        };
         let (err_code, exit) = match ended {
             Ended::Exit(0) => (ErrorCode::None, Some(0)),
             Ended::Exit(code) => (ErrorCode::CmdNonzero, Some(code)),
             Ended::TimedOut => (ErrorCode::Timeout, None),
-            Ended::Unknown(message) => return SandboxResult::failed(request, reference, ErrorCode::BootFail, message),
+            Ended::Unknown(message) => {
+                return SandboxResult::failed(request, reference, ErrorCode::BootFail, message);
+            }
         };
-        let mut result = SandboxResult { stdout, stderr, metrics, ..SandboxResult::ended(request, reference.clone(), err_code, exit) };
+        let mut result = SandboxResult {
+            stdout,
+            stderr,
+            metrics,
+            ..SandboxResult::ended(request, reference.clone(), err_code, exit)
+        };
         match files::fetch(task.directory(), &inputs) {
             Ok(files) => result.files_out = files,
             // The command's own failure says more than that its files could not be fetched.
             Err(message) if err_code == ErrorCode::None => {
-                return SandboxResult { stdout: result.stdout, stderr: result.stderr, metrics, ..SandboxResult::failed(request, reference, ErrorCode::DownloadFail, message) };
+                return SandboxResult {
+                    stdout: result.stdout,
+                    stderr: result.stderr,
+                    metrics,
+                    ..SandboxResult::failed(request, reference, ErrorCode::DownloadFail, message)
+                };
             }
             Err(_) => {}
         }
@@ -100,7 +131,10 @@ fn command(request: &SandboxRequest, directory: &Path) -> Command {
         .arg(&request.cmd)
         .current_dir(directory)
         .env_clear()
-        .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+        .env(
+            "PATH",
+            "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        )
         .env("HOME", directory)
         .env("TMPDIR", directory)
         .env("LANG", "C.UTF-8")
@@ -142,7 +176,9 @@ async fn wait(child: &mut Child, task: &Task, limit: Duration) -> Ended {
 
 /// Reads a stream to its end and keeps its beginning, so that a flood neither fills memory nor blocks the command.
 async fn capture(stream: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
-    let Some(mut stream) = stream else { return Vec::new() };
+    let Some(mut stream) = stream else {
+        return Vec::new();
+    };
     let mut kept = Vec::new();
     let mut dropped = 0_usize;
     let mut buffer = vec![0; 16 * 1024];
@@ -169,12 +205,19 @@ mod tests {
 
     fn local() -> (tempfile::TempDir, Local) {
         let root = tempfile::tempdir().unwrap();
-        let local = Local { root: root.path().to_owned(), chaos_sleep: Duration::ZERO };
+        let local = Local {
+            root: root.path().to_owned(),
+            chaos_sleep: Duration::ZERO,
+        };
         (root, local)
     }
 
     fn file(path: &str, inline: &str) -> FileIn {
-        FileIn { path: path.into(), inline: Some(inline.into()), uri: None }
+        FileIn {
+            path: path.into(),
+            inline: Some(inline.into()),
+            uri: None,
+        }
     }
 
     /// Whether a process with `marker` among its arguments lives.
@@ -202,7 +245,11 @@ mod tests {
             ..request("sort -u words.txt | wc -l; echo new > out.txt; cat deep/er.txt >&2")
         };
         let result = local.run(&request).await;
-        assert_eq!((result.err_code, result.exit), (ErrorCode::None, Some(0)), "{result:?}");
+        assert_eq!(
+            (result.err_code, result.exit),
+            (ErrorCode::None, Some(0)),
+            "{result:?}"
+        );
         assert_eq!(String::from_utf8(result.stdout).unwrap().trim(), "2");
         assert_eq!(result.stderr, b"x");
         let names: Vec<&str> = result.files_out.iter().map(|f| f.path.as_str()).collect();
@@ -214,15 +261,24 @@ mod tests {
     async fn exit_codes_and_signals_are_told() {
         let (_root, local) = local();
         let failed = local.run(&request("exit 3")).await;
-        assert_eq!((failed.err_code, failed.exit), (ErrorCode::CmdNonzero, Some(3)));
+        assert_eq!(
+            (failed.err_code, failed.exit),
+            (ErrorCode::CmdNonzero, Some(3))
+        );
         let killed = local.run(&request("kill -9 $$")).await;
-        assert_eq!((killed.err_code, killed.exit), (ErrorCode::CmdNonzero, Some(137)));
+        assert_eq!(
+            (killed.err_code, killed.exit),
+            (ErrorCode::CmdNonzero, Some(137))
+        );
     }
 
     #[tokio::test]
     async fn a_time_out_ends_the_whole_group() {
         let (root, local) = local();
-        let request = SandboxRequest { timeout_ms: 300, ..request("trap '' TERM; sleep 7311 & sleep 7311") };
+        let request = SandboxRequest {
+            timeout_ms: 300,
+            ..request("trap '' TERM; sleep 7311 & sleep 7311")
+        };
         let result = local.run(&request).await;
         assert_eq!(result.err_code, ErrorCode::Timeout);
         gone("7311").await;
@@ -233,7 +289,10 @@ mod tests {
     async fn a_process_left_in_the_background_does_not_hold_the_task() {
         let (_root, local) = local();
         let result = local.run(&request("sleep 7312 & echo done")).await;
-        assert_eq!((result.err_code, result.stdout.as_slice()), (ErrorCode::None, b"done\n".as_slice()));
+        assert_eq!(
+            (result.err_code, result.stdout.as_slice()),
+            (ErrorCode::None, b"done\n".as_slice())
+        );
         gone("7312").await;
     }
 
@@ -242,7 +301,11 @@ mod tests {
         let (root, local) = local();
         let request = request("sleep 7313");
         let run = local.run(&request);
-        assert!(tokio::time::timeout(Duration::from_millis(300), run).await.is_err());
+        assert!(
+            tokio::time::timeout(Duration::from_millis(300), run)
+                .await
+                .is_err()
+        );
         gone("7313").await;
         assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 0);
     }
@@ -251,10 +314,19 @@ mod tests {
     async fn no_file_leaves_the_directory() {
         let (_root, local) = local();
         for path in ["../x", "/tmp/x", "a/../../x", ""] {
-            let request = SandboxRequest { files_in: vec![file(path, "x")], ..request("true") };
-            assert_eq!(local.run(&request).await.err_code, ErrorCode::UploadFail, "{path:?}");
+            let request = SandboxRequest {
+                files_in: vec![file(path, "x")],
+                ..request("true")
+            };
+            assert_eq!(
+                local.run(&request).await.err_code,
+                ErrorCode::UploadFail,
+                "{path:?}"
+            );
         }
-        let result = local.run(&request("ln -s /etc/passwd stolen; ln -s / root")).await;
+        let result = local
+            .run(&request("ln -s /etc/passwd stolen; ln -s / root"))
+            .await;
         assert!(result.files_out.is_empty(), "{:?}", result.files_out);
     }
 
@@ -264,14 +336,22 @@ mod tests {
         let result = local.run(&request("head -c 3000000 /dev/zero")).await;
         assert_eq!(result.err_code, ErrorCode::None);
         assert!(result.stdout.len() < STREAM_BYTES + 100);
-        assert!(String::from_utf8_lossy(&result.stdout).ends_with("[cut here: 1951424 more bytes]\n"));
+        assert!(
+            String::from_utf8_lossy(&result.stdout).ends_with("[cut here: 1951424 more bytes]\n")
+        );
     }
 
     #[tokio::test]
     async fn the_environment_is_clean() {
         let (_root, local) = local();
-        let request = SandboxRequest { env: [("MINE".to_owned(), "1".to_owned())].into(), ..request("env | cut -d= -f1 | sort | tr '\\n' ' '") };
+        let request = SandboxRequest {
+            env: [("MINE".to_owned(), "1".to_owned())].into(),
+            ..request("env | cut -d= -f1 | sort | tr '\\n' ' '")
+        };
         let result = local.run(&request).await;
-        assert_eq!(String::from_utf8(result.stdout).unwrap().trim(), "HOME LANG MINE PATH PWD TMPDIR");
+        assert_eq!(
+            String::from_utf8(result.stdout).unwrap().trim(),
+            "HOME LANG MINE PATH PWD TMPDIR"
+        );
     }
 }

@@ -51,8 +51,15 @@ mod tests {
             ("OOM_ME", 1, ErrorCode::Oom),
             ("echo FAIL_ME", 1, ErrorCode::None),
         ] {
-            assert_eq!(Mock::default().run(&request(cmd), attempt).await.err_code, err_code, "{cmd}");
+            assert_eq!(
+                Mock::default().run(&request(cmd), attempt).await.err_code,
+                err_code,
+                "{cmd}"
+            );
         }
-        assert_eq!(Mock::default().run(&request("echo hi"), 1).await.stdout, b"OK: echo hi");
+        assert_eq!(
+            Mock::default().run(&request("echo hi"), 1).await.stdout,
+            b"OK: echo hi"
+        );
     }
 }

@@ -44,7 +44,10 @@ impl ErrorCode {
 
     /// Whether the infrastructure failed, and not the command.
     pub fn is_retryable(self) -> bool {
-        matches!(self, Self::BootFail | Self::NetFail | Self::UploadFail | Self::DownloadFail)
+        matches!(
+            self,
+            Self::BootFail | Self::NetFail | Self::UploadFail | Self::DownloadFail
+        )
     }
 }
 
@@ -151,7 +154,12 @@ pub struct SandboxResult {
 
 impl SandboxResult {
     /// A result without output.
-    pub(super) fn ended(request: &SandboxRequest, sandbox_ref: impl Into<String>, err_code: ErrorCode, exit: Option<i32>) -> Self {
+    pub(super) fn ended(
+        request: &SandboxRequest,
+        sandbox_ref: impl Into<String>,
+        err_code: ErrorCode,
+        exit: Option<i32>,
+    ) -> Self {
         Self {
             exit,
             stdout: Vec::new(),
@@ -166,10 +174,18 @@ impl SandboxResult {
     }
 
     /// A result that says what went wrong outside the command.
-    pub(super) fn failed(request: &SandboxRequest, sandbox_ref: impl Into<String>, err_code: ErrorCode, message: impl Into<String>) -> Self {
+    pub(super) fn failed(
+        request: &SandboxRequest,
+        sandbox_ref: impl Into<String>,
+        err_code: ErrorCode,
+        message: impl Into<String>,
+    ) -> Self {
         let message: String = message.into();
         let raw = Some(serde_json::json!({"errCode": err_code, "message": message}));
-        Self { raw, ..Self::ended(request, sandbox_ref, err_code, None) }
+        Self {
+            raw,
+            ..Self::ended(request, sandbox_ref, err_code, None)
+        }
     }
 }
 

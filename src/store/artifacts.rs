@@ -1,6 +1,9 @@
 //! Owns the rows of artifacts: finding and reading them. Checkpoints write them.
 
-use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, FromQueryResult, QueryFilter, QueryOrder, QuerySelect};
+use sea_orm::{
+    ColumnTrait, ConnectionTrait, EntityTrait, FromQueryResult, QueryFilter, QueryOrder,
+    QuerySelect,
+};
 
 use super::{entity::artifacts, error::StoreError};
 
@@ -36,7 +39,19 @@ pub async fn of_run(db: &impl ConnectionTrait, run: &str) -> Result<Vec<Artifact
     use artifacts::Column as C;
     let query = artifacts::Entity::find()
         .select_only()
-        .columns([C::Uri, C::RunId, C::StepId, C::TaskKey, C::Idx, C::Attempt, C::Kind, C::Mime, C::Size, C::Sha256, C::StorageKey])
+        .columns([
+            C::Uri,
+            C::RunId,
+            C::StepId,
+            C::TaskKey,
+            C::Idx,
+            C::Attempt,
+            C::Kind,
+            C::Mime,
+            C::Size,
+            C::Sha256,
+            C::StorageKey,
+        ])
         .filter(C::RunId.eq(run))
         .order_by_asc(C::StepId)
         .order_by_asc(C::Attempt)
@@ -45,7 +60,12 @@ pub async fn of_run(db: &impl ConnectionTrait, run: &str) -> Result<Vec<Artifact
 }
 
 /// The newest attempt of an artifact, content included.
-pub async fn find(db: &impl ConnectionTrait, uri: &str) -> Result<Option<artifacts::Model>, StoreError> {
-    let query = artifacts::Entity::find().filter(artifacts::Column::Uri.eq(uri)).order_by_desc(artifacts::Column::Attempt);
+pub async fn find(
+    db: &impl ConnectionTrait,
+    uri: &str,
+) -> Result<Option<artifacts::Model>, StoreError> {
+    let query = artifacts::Entity::find()
+        .filter(artifacts::Column::Uri.eq(uri))
+        .order_by_desc(artifacts::Column::Attempt);
     Ok(query.one(db).await?)
 }

@@ -4,8 +4,9 @@
 use std::time::Duration;
 
 use sea_orm::{
-    ConnectOptions, ConnectionTrait, Database as SeaDatabase, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, ExecResult,
-    QueryResult, RuntimeErr, SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait, Value, sqlx,
+    ConnectOptions, ConnectionTrait, Database as SeaDatabase, DatabaseConnection,
+    DatabaseTransaction, DbBackend, DbErr, ExecResult, QueryResult, RuntimeErr,
+    SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait, Value, sqlx,
 };
 use serde::Serialize;
 
@@ -49,7 +50,11 @@ pub struct DatabaseOptions {
 impl DatabaseOptions {
     /// Options with the defaults for `url`: ten connections, SQLite flushed at every commit.
     pub fn new(url: impl Into<String>) -> Self {
-        Self { url: url.into(), max_connections: 10, sqlite_sync: SqliteSync::default() }
+        Self {
+            url: url.into(),
+            max_connections: 10,
+            sqlite_sync: SqliteSync::default(),
+        }
     }
 }
 
@@ -67,7 +72,11 @@ impl Database {
     /// # Errors
     /// [`StoreError::Url`] for a scheme that is neither, and the driver's error when the database cannot be reached.
     pub async fn connect(options: &DatabaseOptions) -> Result<Self, StoreError> {
-        if options.url.starts_with("sqlite:") { Self::connect_sqlite(options).await } else { Self::connect_postgres(options).await }
+        if options.url.starts_with("sqlite:") {
+            Self::connect_sqlite(options).await
+        } else {
+            Self::connect_postgres(options).await
+        }
     }
 
     async fn connect_postgres(options: &DatabaseOptions) -> Result<Self, StoreError> {
@@ -75,17 +84,30 @@ impl Database {
             return Err(StoreError::Url);
         }
         let mut connect = ConnectOptions::new(&options.url);
-        connect.max_connections(options.max_connections).acquire_timeout(ACQUIRE_TIMEOUT).sqlx_logging(false);
+        connect
+            .max_connections(options.max_connections)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .sqlx_logging(false);
         connect.map_sqlx_postgres_opts(|o| {
-            o.application_name("stepwell").statement_cache_capacity(STATEMENT_CACHE)
+            o.application_name("stepwell")
+                .statement_cache_capacity(STATEMENT_CACHE)
         });
         let pool = SeaDatabase::connect(connect).await?;
-        Ok(Self { reader: pool.clone(), writer: pool, url: options.url.clone() })
+        Ok(Self {
+            reader: pool.clone(),
+            writer: pool,
+            url: options.url.clone(),
+        })
     }
 
     async fn connect_sqlite(options: &DatabaseOptions) -> Result<Self, StoreError> {
-        if let Some(directory) = sqlite_path(&options.url).and_then(|p| p.parent().map(std::path::Path::to_path_buf)) {
-            std::fs::create_dir_all(&directory).map_err(|e| StoreError::Directory { directory, message: e.to_string() })?;
+        if let Some(directory) =
+            sqlite_path(&options.url).and_then(|p| p.parent().map(std::path::Path::to_path_buf))
+        {
+            std::fs::create_dir_all(&directory).map_err(|e| StoreError::Directory {
+                directory,
+                message: e.to_string(),
+            })?;
         }
         let sync = match options.sqlite_sync {
             SqliteSync::Full => sqlx::sqlite::SqliteSynchronous::Full,
@@ -93,7 +115,10 @@ impl Database {
         };
         let open = |connections: u32| {
             let mut connect = ConnectOptions::new(&options.url);
-            connect.max_connections(connections).acquire_timeout(ACQUIRE_TIMEOUT).sqlx_logging(false);
+            connect
+                .max_connections(connections)
+                .acquire_timeout(ACQUIRE_TIMEOUT)
+                .sqlx_logging(false);
             connect.map_sqlx_sqlite_opts(move |o| {
                 o.create_if_missing(true)
                     .journal_mode(sqlx::sqlite::SqliteJournalMode::Wal)
@@ -106,7 +131,18 @@ impl Database {
         };
         let writer = SeaDatabase::connect(open(1)).await?;
         let reader = SeaDatabase::connect(open(SQLITE_READERS)).await?;
-        Ok(Self { reader, writer, url: options.url.clone() })
+        Ok(Self {
+            reader,
+            writer,
+            url: options.url.clone(),
+        })
+    }
+
+    /// Whether the database answers now.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        let read = self.read();
+        read.query_one_raw(statement(&read, "SELECT 1", [])).await?;
+        Ok(())
     }
 
     /// The connection for migrations: the pool itself, qualifiers untouched.
@@ -126,7 +162,10 @@ impl Database {
 
     /// Begins a transaction that writes. SQLite takes its write lock at once, so that it never has to upgrade a read lock.
     pub async fn begin(&self) -> Result<Transaction, StoreError> {
-        let options = TransactionOptions { sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate), ..Default::default() };
+        let options = TransactionOptions {
+            sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
+            ..Default::default()
+        };
         Ok(Qualified(self.writer.begin_with_options(options).await?))
     }
 
@@ -139,7 +178,10 @@ impl Database {
     pub fn display_url(&self) -> String {
         match (self.url.find("://"), self.url.rfind('@')) {
             (Some(scheme), Some(at)) if at > scheme => {
-                let user = self.url[scheme + 3..at].split(':').next().unwrap_or_default();
+                let user = self.url[scheme + 3..at]
+                    .split(':')
+                    .next()
+                    .unwrap_or_default();
                 format!("{}{user}@{}", &self.url[..scheme + 3], &self.url[at + 1..])
             }
             _ => self.url.clone(),
@@ -153,7 +195,8 @@ impl Database {
 
     /// The pool of readers, to watch the file's version; none on Postgres.
     pub fn sqlite_pool(&self) -> Option<&sqlx::SqlitePool> {
-        self.is_sqlite().then(|| self.reader.get_sqlite_connection_pool())
+        self.is_sqlite()
+            .then(|| self.reader.get_sqlite_connection_pool())
     }
 }
 
@@ -176,10 +219,13 @@ pub type Transaction = Qualified<DatabaseTransaction>;
 impl Transaction {
     /// Makes the transaction's effects durable. An error here leaves the outcome unknown.
     pub async fn commit(self) -> Result<(), StoreError> {
-        self.0.commit().await.map_err(|e| match StoreError::from(e) {
-            StoreError::Connection(message) => StoreError::OutcomeUnknown(message),
-            other => other,
-        })
+        self.0
+            .commit()
+            .await
+            .map_err(|e| match StoreError::from(e) {
+                StoreError::Connection(message) => StoreError::OutcomeUnknown(message),
+                other => other,
+            })
     }
 
     /// Undoes everything, and says so to the database now.
@@ -200,7 +246,10 @@ impl<C> Qualified<C> {
 async fn within<T>(call: impl Future<Output = Result<T, DbErr>>) -> Result<T, DbErr> {
     match tokio::time::timeout(STATEMENT_TIMEOUT, call).await {
         Ok(answer) => answer,
-        Err(_) => Err(DbErr::Conn(RuntimeErr::Internal(format!("no answer within {} s", STATEMENT_TIMEOUT.as_secs())))),
+        Err(_) => Err(DbErr::Conn(RuntimeErr::Internal(format!(
+            "no answer within {} s",
+            STATEMENT_TIMEOUT.as_secs()
+        )))),
     }
 }
 
@@ -215,22 +264,39 @@ impl<C: AsConnection + Sync> ConnectionTrait for Qualified<C> {
     }
 
     async fn execute_raw(&self, stmt: Statement) -> Result<ExecResult, DbErr> {
-        within(self.0.connection().execute_raw(self.translate(self.get_database_backend(), stmt))).await
+        within(
+            self.0
+                .connection()
+                .execute_raw(self.translate(self.get_database_backend(), stmt)),
+        )
+        .await
     }
 
     async fn execute_unprepared(&self, sql: &str) -> Result<ExecResult, DbErr> {
         match self.get_database_backend() {
-            DbBackend::Sqlite => within(self.0.connection().execute_unprepared(&unqualified(sql))).await,
+            DbBackend::Sqlite => {
+                within(self.0.connection().execute_unprepared(&unqualified(sql))).await
+            }
             _ => within(self.0.connection().execute_unprepared(sql)).await,
         }
     }
 
     async fn query_one_raw(&self, stmt: Statement) -> Result<Option<QueryResult>, DbErr> {
-        within(self.0.connection().query_one_raw(self.translate(self.get_database_backend(), stmt))).await
+        within(
+            self.0
+                .connection()
+                .query_one_raw(self.translate(self.get_database_backend(), stmt)),
+        )
+        .await
     }
 
     async fn query_all_raw(&self, stmt: Statement) -> Result<Vec<QueryResult>, DbErr> {
-        within(self.0.connection().query_all_raw(self.translate(self.get_database_backend(), stmt))).await
+        within(
+            self.0
+                .connection()
+                .query_all_raw(self.translate(self.get_database_backend(), stmt)),
+        )
+        .await
     }
 }
 
@@ -290,12 +356,24 @@ impl Dialect {
     pub fn rows(self, parameter: usize, alias: &str, columns: &[(&str, Column)]) -> String {
         match self.0 {
             DbBackend::Sqlite => {
-                let select: Vec<String> = columns.iter().map(|(name, _)| format!("value->>'{name}' AS \"{name}\"")).collect();
-                format!("(SELECT {} FROM json_each(${parameter})) AS {alias}", select.join(", "))
+                let select: Vec<String> = columns
+                    .iter()
+                    .map(|(name, _)| format!("value->>'{name}' AS \"{name}\""))
+                    .collect();
+                format!(
+                    "(SELECT {} FROM json_each(${parameter})) AS {alias}",
+                    select.join(", ")
+                )
             }
             _ => {
-                let columns: Vec<String> = columns.iter().map(|(name, kind)| format!("\"{name}\" {}", kind.postgres())).collect();
-                format!("json_to_recordset(${parameter}::json) AS {alias}({})", columns.join(", "))
+                let columns: Vec<String> = columns
+                    .iter()
+                    .map(|(name, kind)| format!("\"{name}\" {}", kind.postgres()))
+                    .collect();
+                format!(
+                    "json_to_recordset(${parameter}::json) AS {alias}({})",
+                    columns.join(", ")
+                )
             }
         }
     }
@@ -310,16 +388,35 @@ impl Dialect {
 
     /// A row source `alias(kind, topic, workflow, key, low, high)` over the JSON array in the column `column`.
     pub fn conditions(self, column: &str, alias: &str) -> String {
-        let columns = [("kind", Column::Text), ("topic", Column::Text), ("workflow", Column::Text), ("key", Column::Text)];
+        let columns = [
+            ("kind", Column::Text),
+            ("topic", Column::Text),
+            ("workflow", Column::Text),
+            ("key", Column::Text),
+        ];
         let ranges = [("low", Column::Int), ("high", Column::Int)];
         match self.0 {
             DbBackend::Sqlite => {
-                let select: Vec<String> = columns.iter().chain(&ranges).map(|(n, _)| format!("value->>'{n}' AS \"{n}\"")).collect();
-                format!("(SELECT {} FROM json_each({column})) AS {alias}", select.join(", "))
+                let select: Vec<String> = columns
+                    .iter()
+                    .chain(&ranges)
+                    .map(|(n, _)| format!("value->>'{n}' AS \"{n}\""))
+                    .collect();
+                format!(
+                    "(SELECT {} FROM json_each({column})) AS {alias}",
+                    select.join(", ")
+                )
             }
             _ => {
-                let columns: Vec<String> = columns.iter().chain(&ranges).map(|(n, k)| format!("\"{n}\" {}", k.postgres())).collect();
-                format!("json_to_recordset({column}::json) AS {alias}({})", columns.join(", "))
+                let columns: Vec<String> = columns
+                    .iter()
+                    .chain(&ranges)
+                    .map(|(n, k)| format!("\"{n}\" {}", k.postgres()))
+                    .collect();
+                format!(
+                    "json_to_recordset({column}::json) AS {alias}({})",
+                    columns.join(", ")
+                )
             }
         }
     }
@@ -367,7 +464,10 @@ impl Dialect {
                 ("json_each($1) AS v".to_owned(), select.collect())
             }
             _ => (
-                format!("json_populate_recordset(null::\"app\".{}, $1::json) AS v", table.name),
+                format!(
+                    "json_populate_recordset(null::\"app\".{}, $1::json) AS v",
+                    table.name
+                ),
                 columns.iter().map(|c| format!("v.\"{c}\"")).collect(),
             ),
         }
@@ -398,13 +498,19 @@ pub struct TableShape {
 }
 
 /// A statement with its values.
-pub fn statement(db: &impl ConnectionTrait, sql: impl Into<String>, values: impl IntoIterator<Item = Value>) -> Statement {
+pub fn statement(
+    db: &impl ConnectionTrait,
+    sql: impl Into<String>,
+    values: impl IntoIterator<Item = Value>,
+) -> Statement {
     Statement::from_sql_and_values(db.get_database_backend(), sql, values)
 }
 
 /// `rows` as the JSON array that [`Dialect::rows`] reads.
 pub fn json_rows(rows: &impl Serialize) -> Result<Value, StoreError> {
-    Ok(Value::from(serde_json::to_string(rows).map_err(|e| StoreError::Encoding(e.to_string()))?))
+    Ok(Value::from(
+        serde_json::to_string(rows).map_err(|e| StoreError::Encoding(e.to_string()))?,
+    ))
 }
 
 /// Runs `work` again, with jitter, while it ends in a serialization failure, a deadlock or a busy file.
@@ -427,7 +533,11 @@ where
 
 /// A duration between half of `base` and all of it, so that those who met once do not meet again.
 pub fn jitter(base: Duration) -> Duration {
-    let random = u32::from_le_bytes(uuid::Uuid::new_v4().as_bytes()[..4].try_into().unwrap_or_default());
+    let random = u32::from_le_bytes(
+        uuid::Uuid::new_v4().as_bytes()[..4]
+            .try_into()
+            .unwrap_or_default(),
+    );
     base / 2 + (base / 2).mul_f64(f64::from(random) / f64::from(u32::MAX))
 }
 
@@ -439,18 +549,44 @@ pub(super) fn classify(error: DbErr) -> StoreError {
         DbErr::ConnectionAcquire(_) => return StoreError::Connection(message),
         _ => return StoreError::Database(message),
     };
-    let RuntimeErr::SqlxError(source) = source else { return StoreError::Connection(message) };
-    let sqlx::Error::Database(database) = source.as_ref() else { return StoreError::Connection(message) };
+    let RuntimeErr::SqlxError(source) = source else {
+        return StoreError::Connection(message);
+    };
+    let sqlx::Error::Database(database) = source.as_ref() else {
+        return StoreError::Connection(message);
+    };
     let code = database.code().unwrap_or_default().into_owned();
     match code.as_str() {
         "40001" | "40P01" => StoreError::Contention(message),
         // SQLite: the low byte of the extended code; 5 busy, 6 locked.
-        _ if code.parse::<u32>().is_ok_and(|c| matches!(c & 0xff, 5 | 6)) && database.kind_is_sqlite() => StoreError::Contention(message),
+        _ if code.parse::<u32>().is_ok_and(|c| matches!(c & 0xff, 5 | 6))
+            && database.kind_is_sqlite() =>
+        {
+            StoreError::Contention(message)
+        }
         // SQLite 19 constraint, 18 too big, 20 mismatch; Postgres classes 22 (data) and 23 (integrity), 54 (limits).
-        _ if database.kind_is_sqlite() && code.parse::<u32>().is_ok_and(|c| matches!(c & 0xff, 18..=20)) => StoreError::Refused(message),
-        _ if !database.kind_is_sqlite() && ["22", "23", "54"].iter().any(|class| code.starts_with(class)) => StoreError::Refused(message),
+        _ if database.kind_is_sqlite()
+            && code
+                .parse::<u32>()
+                .is_ok_and(|c| matches!(c & 0xff, 18..=20)) =>
+        {
+            StoreError::Refused(message)
+        }
+        _ if !database.kind_is_sqlite()
+            && ["22", "23", "54"]
+                .iter()
+                .any(|class| code.starts_with(class)) =>
+        {
+            StoreError::Refused(message)
+        }
         // Class 08 connection, 57 operator intervention, 53 resources: the server, not the statement.
-        _ if !database.kind_is_sqlite() && ["08", "57", "53"].iter().any(|class| code.starts_with(class)) => StoreError::Connection(message),
+        _ if !database.kind_is_sqlite()
+            && ["08", "57", "53"]
+                .iter()
+                .any(|class| code.starts_with(class)) =>
+        {
+            StoreError::Connection(message)
+        }
         _ => StoreError::Database(message),
     }
 }
@@ -461,7 +597,8 @@ trait KindOfDatabase {
 
 impl KindOfDatabase for Box<dyn sqlx::error::DatabaseError> {
     fn kind_is_sqlite(&self) -> bool {
-        self.try_downcast_ref::<sqlx::sqlite::SqliteError>().is_some()
+        self.try_downcast_ref::<sqlx::sqlite::SqliteError>()
+            .is_some()
     }
 }
 
@@ -473,15 +610,26 @@ mod tests {
     fn passwords_are_not_displayed() {
         let shown = |url: &str| {
             let at = url.to_owned();
-            Database { reader: DatabaseConnection::default(), writer: DatabaseConnection::default(), url: at }.display_url()
+            Database {
+                reader: DatabaseConnection::default(),
+                writer: DatabaseConnection::default(),
+                url: at,
+            }
+            .display_url()
         };
-        assert_eq!(shown("postgres://me:secret@localhost:5432/x"), "postgres://me@localhost:5432/x");
+        assert_eq!(
+            shown("postgres://me:secret@localhost:5432/x"),
+            "postgres://me@localhost:5432/x"
+        );
         assert_eq!(shown("postgres://localhost/x"), "postgres://localhost/x");
     }
 
     #[test]
     fn sqlite_paths_are_read_from_urls() {
-        assert_eq!(sqlite_path("sqlite://a/b.db?mode=rwc"), Some("a/b.db".into()));
+        assert_eq!(
+            sqlite_path("sqlite://a/b.db?mode=rwc"),
+            Some("a/b.db".into())
+        );
         assert_eq!(sqlite_path("sqlite:///abs/b.db"), Some("/abs/b.db".into()));
         assert_eq!(sqlite_path("sqlite::memory:"), None);
     }

@@ -163,9 +163,17 @@ pub async fn commit(db: &Database, members: &[&Checkpoint]) -> Result<Vec<Verdic
 
 async fn write(tx: &Transaction, members: &[&Checkpoint]) -> Result<Vec<Verdict>, StoreError> {
     let verdicts = guard(tx, members).await?;
-    let served: Vec<(&Checkpoint, Verdict)> =
-        members.iter().zip(&verdicts).filter(|(_, v)| **v != Verdict::Lost).map(|(m, v)| (*m, *v)).collect();
-    let go: Vec<&Checkpoint> = served.iter().filter(|(_, v)| *v == Verdict::Go).map(|(m, _)| *m).collect();
+    let served: Vec<(&Checkpoint, Verdict)> = members
+        .iter()
+        .zip(&verdicts)
+        .filter(|(_, v)| **v != Verdict::Lost)
+        .map(|(m, v)| (*m, *v))
+        .collect();
+    let go: Vec<&Checkpoint> = served
+        .iter()
+        .filter(|(_, v)| *v == Verdict::Go)
+        .map(|(m, _)| *m)
+        .collect();
     insert_outputs(tx, &served).await?;
     write_rows(tx, &served).await?;
     let children: Vec<NewWorkflow> = go.iter().flat_map(|m| m.children.iter().cloned()).collect();
@@ -186,13 +194,25 @@ struct Fence<'a> {
     token: &'a str,
 }
 
-const FENCE: [(&str, Column); 3] = [("n", Column::Int), ("id", Column::Text), ("token", Column::Text)];
+const FENCE: [(&str, Column); 3] = [
+    ("n", Column::Int),
+    ("id", Column::Text),
+    ("token", Column::Text),
+];
 
 /// Locks the members' workflows and looks at each fence. The claims of those that are not plainly ours are read in a statement of their
 /// own: a statement that waited for a lock still sees other tables as they were before it waited.
 async fn guard(tx: &Transaction, members: &[&Checkpoint]) -> Result<Vec<Verdict>, StoreError> {
     let sql = dialect(tx);
-    let fences: Vec<Fence> = members.iter().enumerate().map(|(n, m)| Fence { n, id: &m.workflow_id, token: &m.token }).collect();
+    let fences: Vec<Fence> = members
+        .iter()
+        .enumerate()
+        .map(|(n, m)| Fence {
+            n,
+            id: &m.workflow_id,
+            token: &m.token,
+        })
+        .collect();
     let text = format!(
         "SELECT v.n, s.status, CASE WHEN s.owner_xid = v.token THEN 1 ELSE 0 END AS ours FROM {} \
          JOIN \"dbos\".workflow_status s ON s.workflow_uuid = v.id ORDER BY s.workflow_uuid {}",
@@ -201,11 +221,16 @@ async fn guard(tx: &Transaction, members: &[&Checkpoint]) -> Result<Vec<Verdict>
     );
     let mut verdicts = vec![Verdict::Lost; members.len()];
     let mut stopped = Vec::new();
-    for row in tx.query_all_raw(statement(tx, text, [json_rows(&fences)?])).await? {
+    for row in tx
+        .query_all_raw(statement(tx, text, [json_rows(&fences)?]))
+        .await?
+    {
         let n = usize::try_from(row.try_get_by_index::<i64>(0)?).unwrap_or(usize::MAX);
         let status: WorkflowStatus = row.try_get_by_index(1)?;
         let ours = row.try_get_by_index::<i32>(2)? == 1;
-        let Some(verdict) = verdicts.get_mut(n) else { continue };
+        let Some(verdict) = verdicts.get_mut(n) else {
+            continue;
+        };
         match status {
             WorkflowStatus::Pending if ours => *verdict = Verdict::Go,
             WorkflowStatus::Cancelled | WorkflowStatus::Enqueued => stopped.push(n),
@@ -218,7 +243,10 @@ async fn guard(tx: &Transaction, members: &[&Checkpoint]) -> Result<Vec<Verdict>
             "SELECT v.n FROM {} JOIN \"app\".claims c ON c.workflow_id = v.id AND c.token = v.token",
             sql.rows(1, "v", &FENCE)
         );
-        for row in tx.query_all_raw(statement(tx, text, [json_rows(&asked)?])).await? {
+        for row in tx
+            .query_all_raw(statement(tx, text, [json_rows(&asked)?]))
+            .await?
+        {
             let n = usize::try_from(row.try_get_by_index::<i64>(0)?).unwrap_or(usize::MAX);
             if let Some(verdict) = verdicts.get_mut(n) {
                 *verdict = Verdict::KeptStop;
@@ -228,7 +256,10 @@ async fn guard(tx: &Transaction, members: &[&Checkpoint]) -> Result<Vec<Verdict>
     Ok(verdicts)
 }
 
-async fn insert_outputs(tx: &Transaction, served: &[(&Checkpoint, Verdict)]) -> Result<(), StoreError> {
+async fn insert_outputs(
+    tx: &Transaction,
+    served: &[(&Checkpoint, Verdict)],
+) -> Result<(), StoreError> {
     #[derive(Serialize)]
     struct Row<'a> {
         id: &'a str,
@@ -237,7 +268,15 @@ async fn insert_outputs(tx: &Transaction, served: &[(&Checkpoint, Verdict)]) -> 
     }
     let rows: Vec<Row> = served
         .iter()
-        .flat_map(|(m, v)| m.outputs.iter().filter(|o| o.body || *v == Verdict::Go).map(|output| Row { id: &m.workflow_id, output }))
+        .flat_map(|(m, v)| {
+            m.outputs
+                .iter()
+                .filter(|o| o.body || *v == Verdict::Go)
+                .map(|output| Row {
+                    id: &m.workflow_id,
+                    output,
+                })
+        })
         .collect();
     if rows.is_empty() {
         return Ok(());
@@ -263,61 +302,110 @@ async fn insert_outputs(tx: &Transaction, served: &[(&Checkpoint, Verdict)]) -> 
          v.function_name, v.output, v.error, v.child_workflow_id, v.started_at, v.completed_at, '{SERIALIZATION}', '{APPLICATION_NAME}', \
          v.completed_at FROM {source}"
     );
-    tx.execute_raw(statement(tx, text, [json_rows(&rows)?])).await?;
+    tx.execute_raw(statement(tx, text, [json_rows(&rows)?]))
+        .await?;
     Ok(())
 }
 
 async fn write_rows(tx: &Transaction, served: &[(&Checkpoint, Verdict)]) -> Result<(), StoreError> {
-    let mut groups: BTreeMap<(&str, RowChange, Vec<&String>), (&TableShape, Vec<&Map<String, Json>>)> = BTreeMap::new();
+    let mut groups: BTreeMap<
+        (&str, RowChange, Vec<&String>),
+        (&TableShape, Vec<&Map<String, Json>>),
+    > = BTreeMap::new();
     for (member, verdict) in served {
-        for row in member.rows.iter().filter(|r| r.body || *verdict == Verdict::Go) {
+        for row in member
+            .rows
+            .iter()
+            .filter(|r| r.body || *verdict == Verdict::Go)
+        {
             let columns: Vec<&String> = row.values.keys().collect();
-            groups.entry((row.table.name, row.change, columns)).or_insert_with(|| (row.table, Vec::new())).1.push(&row.values);
+            groups
+                .entry((row.table.name, row.change, columns))
+                .or_insert_with(|| (row.table, Vec::new()))
+                .1
+                .push(&row.values);
         }
     }
     for ((_, change, columns), (table, rows)) in groups {
         let columns: Vec<String> = columns.into_iter().cloned().collect();
         let text = row_statement(dialect(tx), table, change, &columns);
-        tx.execute_raw(statement(tx, text, [json_rows(&rows)?])).await?;
+        tx.execute_raw(statement(tx, text, [json_rows(&rows)?]))
+            .await?;
     }
     Ok(())
 }
 
-fn row_statement(sql: Dialect, table: &TableShape, change: RowChange, columns: &[String]) -> String {
+fn row_statement(
+    sql: Dialect,
+    table: &TableShape,
+    change: RowChange,
+    columns: &[String],
+) -> String {
     let (source, select) = sql.table_rows(table, columns);
     let quoted: Vec<String> = columns.iter().map(|c| format!("\"{c}\"")).collect();
-    let insert = format!("INSERT INTO \"app\".{} AS t ({}) SELECT {} FROM {source}", table.name, quoted.join(", "), select.join(", "));
+    let insert = format!(
+        "INSERT INTO \"app\".{} AS t ({}) SELECT {} FROM {source}",
+        table.name,
+        quoted.join(", "),
+        select.join(", ")
+    );
     match change {
         RowChange::Insert => insert,
         RowChange::Count(column) => {
-            format!("{insert} WHERE true ON CONFLICT ({}) DO UPDATE SET \"{column}\" = t.\"{column}\" + 1", table.key.join(", "))
+            format!(
+                "{insert} WHERE true ON CONFLICT ({}) DO UPDATE SET \"{column}\" = t.\"{column}\" + 1",
+                table.key.join(", ")
+            )
         }
         RowChange::Update => {
             let is_key = |column: &str| table.key.contains(&column);
             let pairs = || columns.iter().zip(&select);
-            let set: Vec<String> = pairs().filter(|(c, _)| !is_key(c)).map(|(c, v)| format!("\"{c}\" = {v}")).collect();
-            let keys: Vec<String> = pairs().filter(|(c, _)| is_key(c)).map(|(c, v)| format!("t.\"{c}\" = {v}")).collect();
-            format!("UPDATE \"app\".{} AS t SET {} FROM {source} WHERE {}", table.name, set.join(", "), keys.join(" AND "))
+            let set: Vec<String> = pairs()
+                .filter(|(c, _)| !is_key(c))
+                .map(|(c, v)| format!("\"{c}\" = {v}"))
+                .collect();
+            let keys: Vec<String> = pairs()
+                .filter(|(c, _)| is_key(c))
+                .map(|(c, v)| format!("t.\"{c}\" = {v}"))
+                .collect();
+            format!(
+                "UPDATE \"app\".{} AS t SET {} FROM {source} WHERE {}",
+                table.name,
+                set.join(", "),
+                keys.join(" AND ")
+            )
         }
     }
 }
 
 /// Sends `messages`; one whose id is already there is the same message.
-pub async fn insert_messages<'a>(tx: &impl ConnectionTrait, messages: impl Iterator<Item = &'a Message>) -> Result<(), StoreError> {
+pub async fn insert_messages<'a>(
+    tx: &impl ConnectionTrait,
+    messages: impl Iterator<Item = &'a Message>,
+) -> Result<(), StoreError> {
     let messages: Vec<&Message> = messages.collect();
     if messages.is_empty() {
         return Ok(());
     }
     let sql = dialect(tx);
-    let source =
-        sql.rows(1, "v", &[("id", Column::Text), ("destination", Column::Text), ("topic", Column::Text), ("message", Column::Text)]);
+    let source = sql.rows(
+        1,
+        "v",
+        &[
+            ("id", Column::Text),
+            ("destination", Column::Text),
+            ("topic", Column::Text),
+            ("message", Column::Text),
+        ],
+    );
     let text = format!(
         "INSERT INTO \"dbos\".notifications (message_uuid, destination_uuid, topic, message, created_at_epoch_ms, serialization, consumed) \
          SELECT v.id, v.destination, v.topic, v.message, {}, '{SERIALIZATION}', false FROM {source} WHERE true \
          ON CONFLICT (message_uuid) DO NOTHING",
         sql.now()
     );
-    tx.execute_raw(statement(tx, text, [json_rows(&messages)?])).await?;
+    tx.execute_raw(statement(tx, text, [json_rows(&messages)?]))
+        .await?;
     Ok(())
 }
 
@@ -327,16 +415,29 @@ async fn consume(tx: &Transaction, go: &[&Checkpoint]) -> Result<(), StoreError>
         id: &'a str,
         function_id: i32,
     }
-    let rows: Vec<Row> = go.iter().flat_map(|m| m.consumed.iter().map(|(id, function_id)| Row { id, function_id: *function_id })).collect();
+    let rows: Vec<Row> = go
+        .iter()
+        .flat_map(|m| {
+            m.consumed.iter().map(|(id, function_id)| Row {
+                id,
+                function_id: *function_id,
+            })
+        })
+        .collect();
     if rows.is_empty() {
         return Ok(());
     }
-    let source = dialect(tx).rows(1, "v", &[("id", Column::Text), ("function_id", Column::Int)]);
+    let source = dialect(tx).rows(
+        1,
+        "v",
+        &[("id", Column::Text), ("function_id", Column::Int)],
+    );
     let text = format!(
         "UPDATE \"dbos\".notifications AS n SET consumed = true, consumed_by_function_id = v.function_id FROM {source} \
          WHERE n.message_uuid = v.id"
     );
-    tx.execute_raw(statement(tx, text, [json_rows(&rows)?])).await?;
+    tx.execute_raw(statement(tx, text, [json_rows(&rows)?]))
+        .await?;
     Ok(())
 }
 
@@ -347,26 +448,44 @@ async fn set_events(tx: &Transaction, go: &[&Checkpoint]) -> Result<(), StoreErr
         #[serde(flatten)]
         event: &'a Event,
     }
-    let all: Vec<Row> = go.iter().flat_map(|m| m.events.iter().map(|event| Row { id: &m.workflow_id, event })).collect();
+    let all: Vec<Row> = go
+        .iter()
+        .flat_map(|m| {
+            m.events.iter().map(|event| Row {
+                id: &m.workflow_id,
+                event,
+            })
+        })
+        .collect();
     if all.is_empty() {
         return Ok(());
     }
     let sql = dialect(tx);
-    let columns = [("id", Column::Text), ("key", Column::Text), ("value", Column::Text), ("function_id", Column::Int)];
+    let columns = [
+        ("id", Column::Text),
+        ("key", Column::Text),
+        ("value", Column::Text),
+        ("function_id", Column::Int),
+    ];
     let source = sql.rows(1, "v", &columns);
     let text = format!(
         "INSERT INTO \"dbos\".workflow_events_history (workflow_uuid, function_id, \"key\", value, serialization) \
          SELECT v.id, v.function_id, v.\"key\", v.value, '{SERIALIZATION}' FROM {source}"
     );
-    tx.execute_raw(statement(tx, text, [json_rows(&all)?])).await?;
+    tx.execute_raw(statement(tx, text, [json_rows(&all)?]))
+        .await?;
     // One statement may touch a row once: of several values for one key the last one counts.
-    let last: HashMap<(&str, &str), &Row> = all.iter().map(|row| ((row.id, row.event.key.as_str()), row)).collect();
+    let last: HashMap<(&str, &str), &Row> = all
+        .iter()
+        .map(|row| ((row.id, row.event.key.as_str()), row))
+        .collect();
     let last: Vec<&&Row> = last.values().collect();
     let text = format!(
         "INSERT INTO \"dbos\".workflow_events (workflow_uuid, \"key\", value, serialization) SELECT v.id, v.\"key\", v.value, '{SERIALIZATION}' \
          FROM {source} WHERE true ON CONFLICT (workflow_uuid, \"key\") DO UPDATE SET value = excluded.value, serialization = excluded.serialization"
     );
-    tx.execute_raw(statement(tx, text, [json_rows(&last)?])).await?;
+    tx.execute_raw(statement(tx, text, [json_rows(&last)?]))
+        .await?;
     Ok(())
 }
 
@@ -381,7 +500,16 @@ async fn complete(tx: &Transaction, go: &[&Checkpoint]) -> Result<(), StoreError
     let rows: Vec<Row> = go
         .iter()
         .filter_map(|m| match &m.ending {
-            Some(Ending::Completed { status, output, error }) => Some(Row { id: &m.workflow_id, status: status.as_str(), output, error }),
+            Some(Ending::Completed {
+                status,
+                output,
+                error,
+            }) => Some(Row {
+                id: &m.workflow_id,
+                status: status.as_str(),
+                output,
+                error,
+            }),
             _ => None,
         })
         .collect();
@@ -394,13 +522,19 @@ async fn complete(tx: &Transaction, go: &[&Checkpoint]) -> Result<(), StoreError
     let source = sql.rows(
         1,
         "v",
-        &[("id", Column::Text), ("status", Column::Text), ("output", Column::Text), ("error", Column::Text)],
+        &[
+            ("id", Column::Text),
+            ("status", Column::Text),
+            ("output", Column::Text),
+            ("error", Column::Text),
+        ],
     );
     let text = format!(
         "UPDATE \"dbos\".workflow_status AS s SET status = v.status, completed_at = {now}, updated_at = {now}, owner_xid = NULL, \
          deduplication_id = NULL, recovery_attempts = 0 FROM {source} WHERE s.workflow_uuid = v.id"
     );
-    tx.execute_raw(statement(tx, text, [values.clone()])).await?;
+    tx.execute_raw(statement(tx, text, [values.clone()]))
+        .await?;
     let text = format!(
         "INSERT INTO \"dbos\".workflow_output (workflow_uuid, output, error, retention_timestamp) SELECT v.id, v.output, v.error, {now} \
          FROM {source} WHERE true ON CONFLICT (workflow_uuid) DO UPDATE SET output = excluded.output, error = excluded.error"
@@ -426,8 +560,16 @@ async fn suspend(tx: &Transaction, go: &[&Checkpoint]) -> Result<(), StoreError>
             Some(Ending::Released { wait, delay_ms }) => (wait, Some(*delay_ms), true),
             _ => continue,
         };
-        let conditions = serde_json::to_string(&wait.conditions).map_err(|e| StoreError::Encoding(e.to_string()))?;
-        rows.push(Row { id: &member.workflow_id, conditions, due_at: wait.due_at(), delay_ms, watches: wait.watches(), charged });
+        let conditions = serde_json::to_string(&wait.conditions)
+            .map_err(|e| StoreError::Encoding(e.to_string()))?;
+        rows.push(Row {
+            id: &member.workflow_id,
+            conditions,
+            due_at: wait.due_at(),
+            delay_ms,
+            watches: wait.watches(),
+            charged,
+        });
     }
     if rows.is_empty() {
         return Ok(());
@@ -451,7 +593,8 @@ async fn suspend(tx: &Transaction, go: &[&Checkpoint]) -> Result<(), StoreError>
         "UPDATE \"dbos\".workflow_status AS s SET owner_xid = NULL, executor_id = NULL, \
          recovery_attempts = CASE WHEN v.charged THEN s.recovery_attempts ELSE 0 END FROM {source} WHERE s.workflow_uuid = v.id"
     );
-    tx.execute_raw(statement(tx, text, [values.clone()])).await?;
+    tx.execute_raw(statement(tx, text, [values.clone()]))
+        .await?;
     let text = format!(
         "INSERT INTO \"app\".waits (workflow_id, conditions, due_at, watches, created_at) \
          SELECT v.id, v.conditions, COALESCE({now} + v.delay_ms, v.due_at), v.watches, {now} FROM {source} WHERE true \
@@ -470,7 +613,11 @@ async fn end_claims(tx: &Transaction, served: &[(&Checkpoint, Verdict)]) -> Resu
     if ended.is_empty() {
         return Ok(());
     }
-    let text = format!("DELETE FROM \"app\".claims WHERE workflow_id IN ({})", dialect(tx).strings(1));
-    tx.execute_raw(statement(tx, text, [json_rows(&ended)?])).await?;
+    let text = format!(
+        "DELETE FROM \"app\".claims WHERE workflow_id IN ({})",
+        dialect(tx).strings(1)
+    );
+    tx.execute_raw(statement(tx, text, [json_rows(&ended)?]))
+        .await?;
     Ok(())
 }

@@ -65,7 +65,11 @@ pub struct Claimed {
 
 /// The rows that a suspended workflow must have before it is woken, the version and names that this claimer serves.
 fn eligible(claimer: &Claimer) -> String {
-    let version = if claimer.newest_version { "(s.application_version = $2 OR s.application_version IS NULL)" } else { "s.application_version = $2" };
+    let version = if claimer.newest_version {
+        "(s.application_version = $2 OR s.application_version IS NULL)"
+    } else {
+        "s.application_version = $2"
+    };
     format!(
         "{version} AND (s.application_name = '{APPLICATION_NAME}' OR s.application_name IS NULL) \
          AND NOT EXISTS (SELECT 1 FROM \"app\".claims c WHERE c.workflow_id = s.workflow_uuid)"
@@ -81,7 +85,12 @@ fn candidate_columns(woken: bool) -> String {
 }
 
 /// Locks and returns suspended workflows of `queues` that are due, the longest due first.
-pub async fn lock_due(tx: &impl ConnectionTrait, claimer: &Claimer, queues: &[String], limit: u64) -> Result<Vec<Candidate>, StoreError> {
+pub async fn lock_due(
+    tx: &impl ConnectionTrait,
+    claimer: &Claimer,
+    queues: &[String],
+    limit: u64,
+) -> Result<Vec<Candidate>, StoreError> {
     let sql = dialect(tx);
     let text = format!(
         "{columns} FROM \"app\".waits w JOIN \"dbos\".workflow_status s ON s.workflow_uuid = w.workflow_id \
@@ -95,7 +104,11 @@ pub async fn lock_due(tx: &impl ConnectionTrait, claimer: &Claimer, queues: &[St
         eligible = eligible(claimer),
         lock = sql.lock_free("s"),
     );
-    let values = [json_rows(&queues)?, claimer.app_version.as_str().into(), json_rows(&claimer.names)?];
+    let values = [
+        json_rows(&queues)?,
+        claimer.app_version.as_str().into(),
+        json_rows(&claimer.names)?,
+    ];
     candidates(tx, text, values).await
 }
 
@@ -132,7 +145,11 @@ pub async fn lock_queued(
         eligible = eligible(claimer),
         lock = sql.lock_free("s"),
     );
-    let fixed = [queue.into(), claimer.app_version.as_str().into(), json_rows(&claimer.names)?];
+    let fixed = [
+        queue.into(),
+        claimer.app_version.as_str().into(),
+        json_rows(&claimer.names)?,
+    ];
     candidates(tx, text, fixed.into_iter().chain(values)).await
 }
 
@@ -142,7 +159,10 @@ async fn candidates(
     values: impl IntoIterator<Item = sea_orm::Value>,
 ) -> Result<Vec<Candidate>, StoreError> {
     let rows = tx.query_all_raw(statement(tx, text, values)).await?;
-    Ok(rows.iter().map(|row| Candidate::from_query_result(row, "")).collect::<Result<_, _>>()?)
+    Ok(rows
+        .iter()
+        .map(|row| Candidate::from_query_result(row, ""))
+        .collect::<Result<_, _>>()?)
 }
 
 /// Claims `candidates`, whose rows this transaction has locked: sets the fence, charges one attempt, drops their waits. Those that have used
@@ -153,7 +173,9 @@ pub async fn take(
     candidates: Vec<Candidate>,
     rate_limited: bool,
 ) -> Result<Vec<Claimed>, StoreError> {
-    let (dead, alive): (Vec<_>, Vec<_>) = candidates.into_iter().partition(|c| c.recovery_attempts >= claimer.max_recovery_attempts);
+    let (dead, alive): (Vec<_>, Vec<_>) = candidates
+        .into_iter()
+        .partition(|c| c.recovery_attempts >= claimer.max_recovery_attempts);
     if !dead.is_empty() {
         give_up(tx, &dead).await?;
     }
@@ -199,7 +221,12 @@ pub async fn take(
          workflow_deadline_epoch_ms = COALESCE(s.workflow_deadline_epoch_ms, {now} + s.workflow_timeout_ms) \
          FROM {source} WHERE s.workflow_uuid = v.id"
     );
-    let bound = [values.clone(), claimer.executor_id.as_str().into(), claimer.app_version.as_str().into(), rate_limited.into()];
+    let bound = [
+        values.clone(),
+        claimer.executor_id.as_str().into(),
+        claimer.app_version.as_str().into(),
+        rate_limited.into(),
+    ];
     tx.execute_raw(statement(tx, text, bound)).await?;
     let text = format!(
         "INSERT INTO \"app\".claims (workflow_id, token, executor_id, queue_name, queue_partition_key, outputs_at_claim, claimed_at) \
@@ -207,18 +234,32 @@ pub async fn take(
          (SELECT count(*) FROM \"dbos\".operation_outputs o WHERE o.workflow_uuid = v.id), {now} FROM {source} \
          RETURNING workflow_id, token, outputs_at_claim"
     );
-    let inserted = tx.query_all_raw(statement(tx, text, [values.clone(), claimer.executor_id.as_str().into()])).await?;
+    let inserted = tx
+        .query_all_raw(statement(
+            tx,
+            text,
+            [values.clone(), claimer.executor_id.as_str().into()],
+        ))
+        .await?;
     if alive.iter().any(|c| c.woken) {
-        let text = format!("DELETE FROM \"app\".waits WHERE workflow_id IN (SELECT v.id FROM {source})");
+        let text =
+            format!("DELETE FROM \"app\".waits WHERE workflow_id IN (SELECT v.id FROM {source})");
         tx.execute_raw(statement(tx, text, [values])).await?;
     }
-    let mut by_id: std::collections::HashMap<String, Candidate> = alive.into_iter().map(|c| (c.workflow_uuid.clone(), c)).collect();
+    let mut by_id: std::collections::HashMap<String, Candidate> = alive
+        .into_iter()
+        .map(|c| (c.workflow_uuid.clone(), c))
+        .collect();
     let mut claimed = Vec::with_capacity(inserted.len());
     for row in &inserted {
         let id: String = row.try_get_by_index(0)?;
         if let Some(workflow) = by_id.remove(&id) {
             let outputs: i32 = row.try_get_by_index(2)?;
-            claimed.push(Claimed { workflow, token: row.try_get_by_index(1)?, outputs: i64::from(outputs) });
+            claimed.push(Claimed {
+                workflow,
+                token: row.try_get_by_index(1)?,
+                outputs: i64::from(outputs),
+            });
         }
     }
     Ok(claimed)
@@ -235,9 +276,14 @@ async fn give_up(tx: &impl ConnectionTrait, dead: &[Candidate]) -> Result<(), St
         sql.strings(1),
         now = sql.now(),
     );
-    tx.execute_raw(statement(tx, text, [json_rows(&ids)?])).await?;
-    let text = format!("DELETE FROM \"app\".waits WHERE workflow_id IN ({})", sql.strings(1));
-    tx.execute_raw(statement(tx, text, [json_rows(&ids)?])).await?;
+    tx.execute_raw(statement(tx, text, [json_rows(&ids)?]))
+        .await?;
+    let text = format!(
+        "DELETE FROM \"app\".waits WHERE workflow_id IN ({})",
+        sql.strings(1)
+    );
+    tx.execute_raw(statement(tx, text, [json_rows(&ids)?]))
+        .await?;
     Ok(())
 }
 
@@ -253,10 +299,18 @@ pub struct ClaimRow {
 }
 
 /// The claims that `executor_id` holds.
-pub async fn held_by(db: &impl ConnectionTrait, executor_id: &str) -> Result<Vec<ClaimRow>, StoreError> {
+pub async fn held_by(
+    db: &impl ConnectionTrait,
+    executor_id: &str,
+) -> Result<Vec<ClaimRow>, StoreError> {
     let text = "SELECT workflow_id, token, executor_id FROM \"app\".claims WHERE executor_id = $1";
-    let rows = db.query_all_raw(statement(db, text, [executor_id.into()])).await?;
-    Ok(rows.iter().map(|row| ClaimRow::from_query_result(row, "")).collect::<Result<_, _>>()?)
+    let rows = db
+        .query_all_raw(statement(db, text, [executor_id.into()]))
+        .await?;
+    Ok(rows
+        .iter()
+        .map(|row| ClaimRow::from_query_result(row, ""))
+        .collect::<Result<_, _>>()?)
 }
 
 /// How much a release is held against the workflow.
@@ -270,7 +324,11 @@ pub enum Charge {
 
 /// Ends claims whose holder no longer executes them. A workflow that is still theirs stays `PENDING` and is due at once; of one that was
 /// cancelled or queued again only the claim goes. Claims that changed hands since they were read are left alone.
-pub async fn release(tx: &impl ConnectionTrait, claims: &[ClaimRow], charge: Charge) -> Result<u64, StoreError> {
+pub async fn release(
+    tx: &impl ConnectionTrait,
+    claims: &[ClaimRow],
+    charge: Charge,
+) -> Result<u64, StoreError> {
     if claims.is_empty() {
         return Ok(0);
     }
@@ -281,14 +339,21 @@ pub async fn release(tx: &impl ConnectionTrait, claims: &[ClaimRow], charge: Cha
         id: &'a str,
         token: &'a str,
     }
-    let rows: Vec<Row> = claims.iter().map(|c| Row { id: &c.workflow_id, token: &c.token }).collect();
+    let rows: Vec<Row> = claims
+        .iter()
+        .map(|c| Row {
+            id: &c.workflow_id,
+            token: &c.token,
+        })
+        .collect();
     let values = json_rows(&rows)?;
     let source = sql.rows(1, "v", &[("id", Column::Text), ("token", Column::Text)]);
     let text = format!(
         "SELECT s.workflow_uuid FROM {source} JOIN \"dbos\".workflow_status s ON s.workflow_uuid = v.id ORDER BY s.workflow_uuid {}",
         sql.lock("s")
     );
-    tx.query_all_raw(statement(tx, text, [values.clone()])).await?;
+    tx.query_all_raw(statement(tx, text, [values.clone()]))
+        .await?;
     let attempts = match charge {
         Charge::Nothing => "0",
         Charge::UnlessProgress => {
@@ -302,15 +367,20 @@ pub async fn release(tx: &impl ConnectionTrait, claims: &[ClaimRow], charge: Cha
          WHERE s.status = 'PENDING' AND s.owner_xid = v.token \
          ON CONFLICT (workflow_id) DO UPDATE SET conditions = '[]', due_at = excluded.due_at"
     );
-    tx.execute_raw(statement(tx, text, [values.clone()])).await?;
+    tx.execute_raw(statement(tx, text, [values.clone()]))
+        .await?;
     let text = format!(
         "UPDATE \"dbos\".workflow_status AS s SET owner_xid = NULL, executor_id = NULL, updated_at = {now}, recovery_attempts = {attempts} \
          FROM {source} JOIN \"app\".claims c ON c.workflow_id = v.id AND c.token = v.token \
          WHERE s.workflow_uuid = v.id AND s.status = 'PENDING' AND s.owner_xid = v.token"
     );
-    tx.execute_raw(statement(tx, text, [values.clone()])).await?;
+    tx.execute_raw(statement(tx, text, [values.clone()]))
+        .await?;
     let text = format!(
         "DELETE FROM \"app\".claims WHERE EXISTS (SELECT 1 FROM {source} WHERE v.id = claims.workflow_id AND v.token = claims.token)"
     );
-    Ok(tx.execute_raw(statement(tx, text, [values])).await?.rows_affected())
+    Ok(tx
+        .execute_raw(statement(tx, text, [values]))
+        .await?
+        .rows_affected())
 }

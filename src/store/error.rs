@@ -45,6 +45,9 @@ impl From<DbErr> for StoreError {
 impl StoreError {
     /// Whether the database may answer differently in a moment.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Connection(_) | Self::Contention(_) | Self::OutcomeUnknown(_))
+        matches!(
+            self,
+            Self::Connection(_) | Self::Contention(_) | Self::OutcomeUnknown(_)
+        )
     }
 }

@@ -37,31 +37,48 @@ pub struct Pulse {
 }
 
 /// Enters this process and its version. A version that starts becomes the newest one.
-pub async fn register(tx: &impl ConnectionTrait, id: &str, app_version: &str, hostname: &str) -> Result<(), StoreError> {
+pub async fn register(
+    tx: &impl ConnectionTrait,
+    id: &str,
+    app_version: &str,
+    hostname: &str,
+) -> Result<(), StoreError> {
     let now = dialect(tx).now();
     let text = format!(
         "INSERT INTO \"app\".executors (id, app_version, hostname, pid, started_at, heartbeat_at) VALUES ($1, $2, $3, $4, {now}, {now})"
     );
     let pid = i32::try_from(std::process::id()).unwrap_or(i32::MAX);
-    tx.execute_raw(statement(tx, text, [id.into(), app_version.into(), hostname.into(), pid.into()])).await?;
+    tx.execute_raw(statement(
+        tx,
+        text,
+        [id.into(), app_version.into(), hostname.into(), pid.into()],
+    ))
+    .await?;
     let text = format!(
         "INSERT INTO \"dbos\".application_versions (version_id, version_name, version_timestamp, created_at, application_name) \
          VALUES ($1, $2, {now}, {now}, '{APPLICATION_NAME}') \
          ON CONFLICT (version_name) DO UPDATE SET version_timestamp = excluded.version_timestamp"
     );
     let version_id = uuid::Uuid::new_v4().to_string();
-    tx.execute_raw(statement(tx, text, [version_id.into(), app_version.into()])).await?;
+    tx.execute_raw(statement(tx, text, [version_id.into(), app_version.into()]))
+        .await?;
     Ok(())
 }
 
 /// Whether `app_version` is the newest version of ours.
-pub async fn is_newest_version(db: &impl ConnectionTrait, app_version: &str) -> Result<bool, StoreError> {
+pub async fn is_newest_version(
+    db: &impl ConnectionTrait,
+    app_version: &str,
+) -> Result<bool, StoreError> {
     let text = format!(
         "SELECT version_name FROM \"dbos\".application_versions WHERE application_name = '{APPLICATION_NAME}' OR application_name IS NULL \
          ORDER BY version_timestamp DESC LIMIT 1"
     );
     let row = db.query_one_raw(statement(db, text, [])).await?;
-    Ok(row.map(|row| row.try_get_by_index::<String>(0)).transpose()?.is_none_or(|newest| newest == app_version))
+    Ok(row
+        .map(|row| row.try_get_by_index::<String>(0))
+        .transpose()?
+        .is_none_or(|newest| newest == app_version))
 }
 
 /// Beats the heart of `id` and asks in the same statement for everything that the loop needs to know. None when the row is gone: somebody
@@ -89,8 +106,21 @@ pub async fn pulse(
          (SELECT min(id) FROM \"app\".executors WHERE heartbeat_at >= {now} - $3) AS leader",
         queues = sql.strings(2),
     );
-    let row = db.query_one_raw(statement(db, text, [id.into(), json_rows(&queues)?, expiry_ms.into(), round_from.into()])).await?;
-    Ok(row.map(|row| Pulse::from_query_result(&row, "")).transpose()?)
+    let row = db
+        .query_one_raw(statement(
+            db,
+            text,
+            [
+                id.into(),
+                json_rows(&queues)?,
+                expiry_ms.into(),
+                round_from.into(),
+            ],
+        ))
+        .await?;
+    Ok(row
+        .map(|row| Pulse::from_query_result(&row, ""))
+        .transpose()?)
 }
 
 /// Takes over the work of processes whose heartbeat is older than `expiry_ms`, and of claims whose process is not in the table at all.
@@ -99,15 +129,32 @@ pub async fn bury_expired(db: &Database, expiry_ms: i64) -> Result<u64, StoreErr
     let mut ended = 0;
     let read = db.read();
     let sql = dialect(&read);
-    let text = format!("SELECT id FROM \"app\".executors WHERE heartbeat_at < {} - $1", sql.now());
-    for row in read.query_all_raw(statement(&read, text, [expiry_ms.into()])).await? {
+    let text = format!(
+        "SELECT id FROM \"app\".executors WHERE heartbeat_at < {} - $1",
+        sql.now()
+    );
+    for row in read
+        .query_all_raw(statement(&read, text, [expiry_ms.into()]))
+        .await?
+    {
         let id: String = row.try_get_by_index(0)?;
         let tx = db.begin().await?;
-        let text = format!("SELECT e.id FROM \"app\".executors e WHERE e.id = $1 {}", sql.lock("e"));
-        tx.query_all_raw(statement(&tx, text, [id.as_str().into()])).await?;
+        let text = format!(
+            "SELECT e.id FROM \"app\".executors e WHERE e.id = $1 {}",
+            sql.lock("e")
+        );
+        tx.query_all_raw(statement(&tx, text, [id.as_str().into()]))
+            .await?;
         // A new statement: the heartbeat may have come while this one waited for the row.
-        let text = format!("DELETE FROM \"app\".executors WHERE id = $1 AND heartbeat_at < {} - $2", sql.now());
-        let dead = tx.execute_raw(statement(&tx, text, [id.as_str().into(), expiry_ms.into()])).await?.rows_affected() == 1;
+        let text = format!(
+            "DELETE FROM \"app\".executors WHERE id = $1 AND heartbeat_at < {} - $2",
+            sql.now()
+        );
+        let dead = tx
+            .execute_raw(statement(&tx, text, [id.as_str().into(), expiry_ms.into()]))
+            .await?
+            .rows_affected()
+            == 1;
         tx.commit().await?;
         if dead {
             tracing::warn!(executor = %id, "an executor missed its heartbeat; its work is taken over");
@@ -120,8 +167,13 @@ pub async fn bury_expired(db: &Database, expiry_ms: i64) -> Result<u64, StoreErr
     );
     loop {
         // A claim just made by a process that is just starting is protected by its age; a dead one's claims are found by the next pulse.
-        let rows = read.query_all_raw(statement(&read, text.clone(), [expiry_ms.into()])).await?;
-        let orphans: Vec<ClaimRow> = rows.iter().map(|row| ClaimRow::from_query_result(row, "")).collect::<Result<_, _>>()?;
+        let rows = read
+            .query_all_raw(statement(&read, text.clone(), [expiry_ms.into()]))
+            .await?;
+        let orphans: Vec<ClaimRow> = rows
+            .iter()
+            .map(|row| ClaimRow::from_query_result(row, ""))
+            .collect::<Result<_, _>>()?;
         if orphans.is_empty() {
             return Ok(ended);
         }
@@ -145,7 +197,13 @@ pub async fn retire(db: &Database, id: &str) -> Result<u64, StoreError> {
         tx.commit().await?;
     }
     let write = db.write();
-    write.execute_raw(statement(&write, "DELETE FROM \"app\".executors WHERE id = $1", [id.into()])).await?;
+    write
+        .execute_raw(statement(
+            &write,
+            "DELETE FROM \"app\".executors WHERE id = $1",
+            [id.into()],
+        ))
+        .await?;
     Ok(released)
 }
 
@@ -156,25 +214,39 @@ pub async fn pass_time(db: &Database) -> Result<u64, StoreError> {
     let text = format!(
         "UPDATE \"dbos\".workflow_status SET status = 'ENQUEUED', updated_at = {now} WHERE status = 'DELAYED' AND delay_until_epoch_ms <= {now}"
     );
-    let started = write.execute_raw(statement(&write, text, [])).await?.rows_affected();
+    let started = write
+        .execute_raw(statement(&write, text, []))
+        .await?
+        .rows_affected();
     // The claim, where there is one, stays: its holder keeps what its body did and stops.
     let text = format!(
         "UPDATE \"dbos\".workflow_status SET status = 'CANCELLED', completed_at = {now}, updated_at = {now}, owner_xid = NULL, \
          deduplication_id = NULL WHERE status IN ('ENQUEUED', 'PENDING', 'DELAYED') AND workflow_deadline_epoch_ms IS NOT NULL \
          AND workflow_deadline_epoch_ms <= {now} AND application_name = '{APPLICATION_NAME}'"
     );
-    Ok(started + write.execute_raw(statement(&write, text, [])).await?.rows_affected())
+    Ok(started
+        + write
+            .execute_raw(statement(&write, text, []))
+            .await?
+            .rows_affected())
 }
 
 /// Gives back workflows of ours that are `PENDING` under an owner without a claim: somebody else's client took them. Looks at those created
 /// after `cursor`, a thousand at a time, and answers where to go on.
-pub async fn reclaim_strays(db: &Database, cursor: i64, expiry_ms: i64) -> Result<Option<i64>, StoreError> {
+pub async fn reclaim_strays(
+    db: &Database,
+    cursor: i64,
+    expiry_ms: i64,
+) -> Result<Option<i64>, StoreError> {
     let tx = db.begin().await?;
     let sql = dialect(&tx);
     let now = sql.now();
     let text = "SELECT max(created_at) FROM (SELECT created_at FROM \"dbos\".workflow_status WHERE status = 'PENDING' AND created_at > $1 \
                 ORDER BY created_at LIMIT 1000) AS r";
-    let end: Option<i64> = match tx.query_one_raw(statement(&tx, text, [cursor.into()])).await? {
+    let end: Option<i64> = match tx
+        .query_one_raw(statement(&tx, text, [cursor.into()]))
+        .await?
+    {
         Some(row) => row.try_get_by_index(0)?,
         None => None,
     };
@@ -187,7 +259,10 @@ pub async fn reclaim_strays(db: &Database, cursor: i64, expiry_ms: i64) -> Resul
          AND s.updated_at < {now} - $3 AND NOT EXISTS (SELECT 1 FROM \"app\".claims c WHERE c.workflow_id = s.workflow_uuid) \
          AND (s.owner_xid IS NOT NULL OR NOT EXISTS (SELECT 1 FROM \"app\".waits w WHERE w.workflow_id = s.workflow_uuid))"
     );
-    let text = format!("SELECT s.workflow_uuid FROM \"dbos\".workflow_status s WHERE {stray} {}", sql.lock_free("s"));
+    let text = format!(
+        "SELECT s.workflow_uuid FROM \"dbos\".workflow_status s WHERE {stray} {}",
+        sql.lock_free("s")
+    );
     let values = [cursor.into(), end.into(), expiry_ms.into()];
     let ids: Vec<String> = tx
         .query_all_raw(statement(&tx, text, values))
@@ -200,14 +275,19 @@ pub async fn reclaim_strays(db: &Database, cursor: i64, expiry_ms: i64) -> Resul
             "UPDATE \"dbos\".workflow_status SET owner_xid = NULL, executor_id = NULL, updated_at = {now} WHERE workflow_uuid IN ({})",
             sql.strings(1)
         );
-        tx.execute_raw(statement(&tx, text, [json_rows(&ids)?])).await?;
-        let ids: Vec<_> = ids.iter().map(|id| std::collections::HashMap::from([("id", id)])).collect();
+        tx.execute_raw(statement(&tx, text, [json_rows(&ids)?]))
+            .await?;
+        let ids: Vec<_> = ids
+            .iter()
+            .map(|id| std::collections::HashMap::from([("id", id)]))
+            .collect();
         let source = sql.rows(1, "v", &[("id", super::backend::Column::Text)]);
         let text = format!(
             "INSERT INTO \"app\".waits (workflow_id, conditions, due_at, created_at) SELECT v.id, '[]', {now}, {now} FROM {source} \
              WHERE true ON CONFLICT (workflow_id) DO UPDATE SET due_at = excluded.due_at"
         );
-        tx.execute_raw(statement(&tx, text, [json_rows(&ids)?])).await?;
+        tx.execute_raw(statement(&tx, text, [json_rows(&ids)?]))
+            .await?;
     }
     tx.commit().await?;
     Ok(Some(end))

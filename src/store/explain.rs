@@ -59,7 +59,9 @@ pub async fn evidence(db: &impl ConnectionTrait, workflow: &str) -> Result<Evide
          FROM \"dbos\".workflow_status s LEFT JOIN \"app\".claims c ON c.workflow_id = s.workflow_uuid AND c.token = s.owner_xid \
          LEFT JOIN \"app\".waits w ON w.workflow_id = s.workflow_uuid WHERE s.workflow_uuid = $1"
     );
-    let row = db.query_one_raw(statement(db, text, [workflow.into()])).await?;
+    let row = db
+        .query_one_raw(statement(db, text, [workflow.into()]))
+        .await?;
     let row = row.ok_or_else(|| StoreError::Database(format!("workflow {workflow} is gone")))?;
     Ok(Evidence::from_query_result(&row, "")?)
 }

@@ -8,11 +8,21 @@ use super::{entity::opencode_calls, error::StoreError};
 const RECORDED: [&str; 2] = ["record", "live"];
 
 /// The answer that is kept for this call: its own, or the newest recording of an equal one.
-pub async fn recorded(db: &impl ConnectionTrait, op_key: &str, request_hash: &str) -> Result<Option<opencode_calls::Model>, StoreError> {
+pub async fn recorded(
+    db: &impl ConnectionTrait,
+    op_key: &str,
+    request_hash: &str,
+) -> Result<Option<opencode_calls::Model>, StoreError> {
     use opencode_calls::Column as C;
     if let Some(own) = opencode_calls::Entity::find_by_id(op_key).one(db).await? {
         return Ok(Some(own));
     }
-    let equal = Condition::all().add(C::RequestHash.eq(request_hash)).add(C::Mode.is_in(RECORDED));
-    Ok(opencode_calls::Entity::find().filter(equal).order_by_desc(C::CreatedAt).one(db).await?)
+    let equal = Condition::all()
+        .add(C::RequestHash.eq(request_hash))
+        .add(C::Mode.is_in(RECORDED));
+    Ok(opencode_calls::Entity::find()
+        .filter(equal)
+        .order_by_desc(C::CreatedAt)
+        .one(db)
+        .await?)
 }

@@ -27,7 +27,10 @@ pub struct QueueSettings {
 impl QueueSettings {
     /// A queue that limits nothing.
     pub fn unlimited(name: impl Into<String>) -> Self {
-        Self { name: name.into(), ..Self::default() }
+        Self {
+            name: name.into(),
+            ..Self::default()
+        }
     }
 }
 
@@ -83,13 +86,28 @@ pub fn allowance(row: &QueueRow, live: Live, slots: u64) -> Allowance {
     if row.paused {
         return Allowance::default();
     }
-    let left = |most: Option<i32>, used: i64| most.map_or(u64::MAX, |most| u64::try_from(i64::from(most) - used).unwrap_or(0));
-    let wake = slots.min(left(row.concurrency, live.everywhere)).min(left(row.worker_concurrency, live.here));
-    let mut allowance =
-        Allowance { wake, start: wake, partition_concurrency: row.partition_concurrency, rate_limited: false, opens_at: None };
+    let left = |most: Option<i32>, used: i64| {
+        most.map_or(u64::MAX, |most| {
+            u64::try_from(i64::from(most) - used).unwrap_or(0)
+        })
+    };
+    let wake = slots
+        .min(left(row.concurrency, live.everywhere))
+        .min(left(row.worker_concurrency, live.here));
+    let mut allowance = Allowance {
+        wake,
+        start: wake,
+        partition_concurrency: row.partition_concurrency,
+        rate_limited: false,
+        opens_at: None,
+    };
     if let (Some(most), Some(period)) = (row.rate_limit_max, row.rate_limit_period_ms) {
         let ends = row.window_started_at + period;
-        let used = if live.now >= ends { 0 } else { i64::from(row.window_count) };
+        let used = if live.now >= ends {
+            0
+        } else {
+            i64::from(row.window_count)
+        };
         let tokens = left(Some(most), used);
         allowance.rate_limited = true;
         allowance.start = wake.min(tokens);
@@ -99,7 +117,10 @@ pub fn allowance(row: &QueueRow, live: Live, slots: u64) -> Allowance {
 }
 
 /// Creates the rows of `settings` that are not there; what an operator has changed stays.
-pub async fn ensure(tx: &impl ConnectionTrait, settings: &[QueueSettings]) -> Result<(), StoreError> {
+pub async fn ensure(
+    tx: &impl ConnectionTrait,
+    settings: &[QueueSettings],
+) -> Result<(), StoreError> {
     let now = dialect(tx).now();
     for queue in settings {
         let text = format!(
@@ -125,7 +146,10 @@ pub async fn limited(db: &impl ConnectionTrait) -> Result<Vec<String>, StoreErro
     let text = "SELECT name FROM \"app\".queue_limits WHERE concurrency IS NOT NULL OR worker_concurrency IS NOT NULL \
                 OR partition_concurrency IS NOT NULL OR rate_limit_max IS NOT NULL OR paused";
     let rows = db.query_all_raw(statement(db, text, [])).await?;
-    Ok(rows.iter().map(|row| row.try_get_by_index(0)).collect::<Result<_, _>>()?)
+    Ok(rows
+        .iter()
+        .map(|row| row.try_get_by_index(0))
+        .collect::<Result<_, _>>()?)
 }
 
 /// Locks the row of `queue` until the transaction ends. What is read after this sees every claim made under an earlier lock.
@@ -135,29 +159,60 @@ pub async fn lock(tx: &impl ConnectionTrait, queue: &str) -> Result<Option<Queue
          q.window_started_at, q.window_count FROM \"app\".queue_limits q WHERE q.name = $1 {}",
         dialect(tx).lock("q")
     );
-    let row = tx.query_one_raw(statement(tx, text, [queue.into()])).await?;
-    Ok(row.map(|row| QueueRow::from_query_result(&row, "")).transpose()?)
+    let row = tx
+        .query_one_raw(statement(tx, text, [queue.into()]))
+        .await?;
+    Ok(row
+        .map(|row| QueueRow::from_query_result(&row, ""))
+        .transpose()?)
 }
 
 /// Counts the live claims of `queue`: those whose workflow is still theirs.
-pub async fn live(tx: &impl ConnectionTrait, queue: &str, executor_id: &str) -> Result<Live, StoreError> {
+pub async fn live(
+    tx: &impl ConnectionTrait,
+    queue: &str,
+    executor_id: &str,
+) -> Result<Live, StoreError> {
     let text = format!(
         "SELECT {now} AS now, count(*) AS everywhere, COALESCE(sum(CASE WHEN c.executor_id = $2 THEN 1 ELSE 0 END), 0) AS here \
          FROM \"app\".claims c JOIN \"dbos\".workflow_status s ON s.workflow_uuid = c.workflow_id AND s.owner_xid = c.token \
          AND s.status = 'PENDING' WHERE c.queue_name = $1",
         now = dialect(tx).now()
     );
-    let row = tx.query_one_raw(statement(tx, text, [queue.into(), executor_id.into()])).await?;
-    Ok(row.map(|row| Live::from_query_result(&row, "")).transpose()?.unwrap_or_default())
+    let row = tx
+        .query_one_raw(statement(tx, text, [queue.into(), executor_id.into()]))
+        .await?;
+    Ok(row
+        .map(|row| Live::from_query_result(&row, ""))
+        .transpose()?
+        .unwrap_or_default())
 }
 
 /// Counts `started` starts at time `now` against the rate of `queue`, whose row is locked.
-pub async fn spend(tx: &impl ConnectionTrait, queue: &str, row: &QueueRow, now: i64, started: usize) -> Result<(), StoreError> {
-    let Some(period) = row.rate_limit_period_ms else { return Ok(()) };
+pub async fn spend(
+    tx: &impl ConnectionTrait,
+    queue: &str,
+    row: &QueueRow,
+    now: i64,
+    started: usize,
+) -> Result<(), StoreError> {
+    let Some(period) = row.rate_limit_period_ms else {
+        return Ok(());
+    };
     let started = i32::try_from(started).unwrap_or(i32::MAX);
-    let (window, count) = if now >= row.window_started_at + period { (now, started) } else { (row.window_started_at, row.window_count + started) };
-    let text = "UPDATE \"app\".queue_limits SET window_started_at = $2, window_count = $3 WHERE name = $1";
-    tx.execute_raw(statement(tx, text, [queue.into(), window.into(), count.into()])).await?;
+    let (window, count) = if now >= row.window_started_at + period {
+        (now, started)
+    } else {
+        (row.window_started_at, row.window_count + started)
+    };
+    let text =
+        "UPDATE \"app\".queue_limits SET window_started_at = $2, window_count = $3 WHERE name = $1";
+    tx.execute_raw(statement(
+        tx,
+        text,
+        [queue.into(), window.into(), count.into()],
+    ))
+    .await?;
     Ok(())
 }
 
@@ -179,12 +234,20 @@ mod tests {
     }
 
     fn live(everywhere: i64, here: i64) -> Live {
-        Live { now: 5_000, everywhere, here }
+        Live {
+            now: 5_000,
+            everywhere,
+            here,
+        }
     }
 
     #[test]
     fn the_tightest_limit_decides() {
-        let limited = QueueRow { concurrency: Some(10), worker_concurrency: Some(3), ..row() };
+        let limited = QueueRow {
+            concurrency: Some(10),
+            worker_concurrency: Some(3),
+            ..row()
+        };
         assert_eq!(allowance(&limited, live(2, 1), 100).start, 2);
         assert_eq!(allowance(&limited, live(9, 0), 100).start, 1);
         assert_eq!(allowance(&limited, live(12, 0), 100).start, 0);
@@ -193,19 +256,42 @@ mod tests {
 
     #[test]
     fn a_used_up_rate_lets_the_woken_through_and_says_when_it_opens() {
-        let limited = QueueRow { rate_limit_max: Some(5), rate_limit_period_ms: Some(60_000), window_count: 5, ..row() };
+        let limited = QueueRow {
+            rate_limit_max: Some(5),
+            rate_limit_period_ms: Some(60_000),
+            window_count: 5,
+            ..row()
+        };
         let allowed = allowance(&limited, live(0, 0), 8);
-        assert_eq!((allowed.wake, allowed.start, allowed.opens_at), (8, 0, Some(61_000)));
+        assert_eq!(
+            (allowed.wake, allowed.start, allowed.opens_at),
+            (8, 0, Some(61_000))
+        );
     }
 
     #[test]
     fn a_window_that_has_ended_is_empty() {
-        let limited = QueueRow { rate_limit_max: Some(5), rate_limit_period_ms: Some(4_000), window_count: 5, ..row() };
+        let limited = QueueRow {
+            rate_limit_max: Some(5),
+            rate_limit_period_ms: Some(4_000),
+            window_count: 5,
+            ..row()
+        };
         assert_eq!(allowance(&limited, live(0, 0), 8).start, 5);
     }
 
     #[test]
     fn a_paused_queue_starts_nothing() {
-        assert_eq!(allowance(&QueueRow { paused: true, ..row() }, live(0, 0), 8), Allowance::default());
+        assert_eq!(
+            allowance(
+                &QueueRow {
+                    paused: true,
+                    ..row()
+                },
+                live(0, 0),
+                8
+            ),
+            Allowance::default()
+        );
     }
 }

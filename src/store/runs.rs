@@ -1,8 +1,8 @@
 //! Owns the rows of runs and of what hangs on them: steps, tasks, approvals. Checkpoints write most of them; here they are started and read.
 
 use sea_orm::{
-    ActiveModelTrait, ColumnTrait, Condition, ConnectionTrait, EntityTrait, FromQueryResult, IntoActiveModel, QueryFilter, QueryOrder,
-    QuerySelect, sea_query::OnConflict,
+    ActiveModelTrait, ColumnTrait, Condition, ConnectionTrait, EntityTrait, FromQueryResult,
+    IntoActiveModel, QueryFilter, QueryOrder, QuerySelect, sea_query::OnConflict,
 };
 
 use super::{
@@ -20,7 +20,9 @@ pub async fn insert(tx: &impl ConnectionTrait, run: runs::Model) -> Result<(), S
 
 /// A run by its own id or by that of its workflow.
 pub async fn find(db: &impl ConnectionTrait, id: &str) -> Result<Option<runs::Model>, StoreError> {
-    let either = Condition::any().add(runs::Column::Id.eq(id)).add(runs::Column::WorkflowId.eq(id));
+    let either = Condition::any()
+        .add(runs::Column::Id.eq(id))
+        .add(runs::Column::WorkflowId.eq(id));
     Ok(runs::Entity::find().filter(either).one(db).await?)
 }
 
@@ -42,7 +44,10 @@ pub struct RunFilter {
 }
 
 /// A page of runs, newest first.
-pub async fn list(db: &impl ConnectionTrait, filter: &RunFilter) -> Result<Vec<runs::Model>, StoreError> {
+pub async fn list(
+    db: &impl ConnectionTrait,
+    filter: &RunFilter,
+) -> Result<Vec<runs::Model>, StoreError> {
     let mut query = runs::Entity::find();
     if !filter.statuses.is_empty() {
         query = query.filter(runs::Column::Status.is_in(filter.statuses.iter().copied()));
@@ -57,21 +62,35 @@ pub async fn list(db: &impl ConnectionTrait, filter: &RunFilter) -> Result<Vec<r
         query = query.filter(runs::Column::CreatedAt.gte(since));
     }
     if let Some((created_at, id)) = &filter.after {
-        let same_time = Condition::all().add(runs::Column::CreatedAt.eq(*created_at)).add(runs::Column::Id.lt(id));
-        query = query.filter(Condition::any().add(runs::Column::CreatedAt.lt(*created_at)).add(same_time));
+        let same_time = Condition::all()
+            .add(runs::Column::CreatedAt.eq(*created_at))
+            .add(runs::Column::Id.lt(id));
+        query = query.filter(
+            Condition::any()
+                .add(runs::Column::CreatedAt.lt(*created_at))
+                .add(same_time),
+        );
     }
-    let query = query.order_by_desc(runs::Column::CreatedAt).order_by_desc(runs::Column::Id).limit(filter.limit);
+    let query = query
+        .order_by_desc(runs::Column::CreatedAt)
+        .order_by_desc(runs::Column::Id)
+        .limit(filter.limit);
     Ok(query.all(db).await?)
 }
 
 /// The ids of the runs that were forked from `run`, oldest first.
 pub async fn forks(db: &impl ConnectionTrait, run: &str) -> Result<Vec<String>, StoreError> {
-    let query = runs::Entity::find().filter(runs::Column::ForkedFrom.eq(run)).order_by_asc(runs::Column::CreatedAt);
+    let query = runs::Entity::find()
+        .filter(runs::Column::ForkedFrom.eq(run))
+        .order_by_asc(runs::Column::CreatedAt);
     Ok(query.all(db).await?.into_iter().map(|run| run.id).collect())
 }
 
 /// The product steps of a run, in the order of execution.
-pub async fn steps(db: &impl ConnectionTrait, run: &str) -> Result<Vec<run_steps::Model>, StoreError> {
+pub async fn steps(
+    db: &impl ConnectionTrait,
+    run: &str,
+) -> Result<Vec<run_steps::Model>, StoreError> {
     let query = run_steps::Entity::find()
         .filter(run_steps::Column::RunId.eq(run))
         .order_by_asc(run_steps::Column::StartedAt)
@@ -80,7 +99,10 @@ pub async fn steps(db: &impl ConnectionTrait, run: &str) -> Result<Vec<run_steps
 }
 
 /// Every attempt of every task of a run, by task and attempt.
-pub async fn tasks(db: &impl ConnectionTrait, run: &str) -> Result<Vec<sbx_runs::Model>, StoreError> {
+pub async fn tasks(
+    db: &impl ConnectionTrait,
+    run: &str,
+) -> Result<Vec<sbx_runs::Model>, StoreError> {
     let query = sbx_runs::Entity::find()
         .filter(sbx_runs::Column::RunId.eq(run))
         .order_by_asc(sbx_runs::Column::Ordinal)
@@ -89,15 +111,26 @@ pub async fn tasks(db: &impl ConnectionTrait, run: &str) -> Result<Vec<sbx_runs:
 }
 
 /// The approval of a run.
-pub async fn approval(db: &impl ConnectionTrait, run: &str) -> Result<Option<plan_approvals::Model>, StoreError> {
+pub async fn approval(
+    db: &impl ConnectionTrait,
+    run: &str,
+) -> Result<Option<plan_approvals::Model>, StoreError> {
     Ok(plan_approvals::Entity::find_by_id(run).one(db).await?)
 }
 
 /// Stores an approval unless there is one; answers the one that counts.
-pub async fn approve(tx: &impl ConnectionTrait, approval: plan_approvals::Model) -> Result<plan_approvals::Model, StoreError> {
+pub async fn approve(
+    tx: &impl ConnectionTrait,
+    approval: plan_approvals::Model,
+) -> Result<plan_approvals::Model, StoreError> {
     let run = approval.run_id.clone();
-    let first = OnConflict::column(plan_approvals::Column::RunId).do_nothing().to_owned();
-    plan_approvals::Entity::insert(approval.clone().into_active_model()).on_conflict(first).exec_without_returning(tx).await?;
+    let first = OnConflict::column(plan_approvals::Column::RunId)
+        .do_nothing()
+        .to_owned();
+    plan_approvals::Entity::insert(approval.clone().into_active_model())
+        .on_conflict(first)
+        .exec_without_returning(tx)
+        .await?;
     Ok(self::approval(tx, &run).await?.unwrap_or(approval))
 }
 
@@ -116,7 +149,10 @@ pub struct Drift {
 
 /// Runs that are open though their workflow ended within the last `look_back_ms`: somebody else's client, a deadline or the recovery cap
 /// ended it.
-pub async fn drifted(db: &impl ConnectionTrait, look_back_ms: i64) -> Result<Vec<Drift>, StoreError> {
+pub async fn drifted(
+    db: &impl ConnectionTrait,
+    look_back_ms: i64,
+) -> Result<Vec<Drift>, StoreError> {
     let text = format!(
         "SELECT r.id, s.status, COALESCE(o.error, s.error) AS error, s.completed_at FROM \"dbos\".workflow_status s \
          JOIN \"app\".runs r ON r.workflow_id = s.workflow_uuid LEFT JOIN \"dbos\".workflow_output o ON o.workflow_uuid = s.workflow_uuid \
@@ -124,8 +160,13 @@ pub async fn drifted(db: &impl ConnectionTrait, look_back_ms: i64) -> Result<Vec
          AND s.status IN ('CANCELLED', 'ERROR', 'MAX_RECOVERY_ATTEMPTS_EXCEEDED') LIMIT 1000",
         now = dialect(db).now()
     );
-    let rows = db.query_all_raw(statement(db, text, [look_back_ms.into()])).await?;
-    Ok(rows.iter().map(|row| Drift::from_query_result(row, "")).collect::<Result<_, _>>()?)
+    let rows = db
+        .query_all_raw(statement(db, text, [look_back_ms.into()]))
+        .await?;
+    Ok(rows
+        .iter()
+        .map(|row| Drift::from_query_result(row, ""))
+        .collect::<Result<_, _>>()?)
 }
 
 /// Ends an open run as its workflow ended.
@@ -142,7 +183,13 @@ pub async fn end(
          WHERE id = $1 AND status IN ('queued', 'running', 'waiting_input', 'repairing')",
         dialect(db).now()
     );
-    let values = [id.into(), status.as_str().into(), next_action.into(), error.into(), ended_at.into()];
+    let values = [
+        id.into(),
+        status.as_str().into(),
+        next_action.into(),
+        error.into(),
+        ended_at.into(),
+    ];
     db.execute_raw(statement(db, text, values)).await?;
     Ok(())
 }

@@ -6,7 +6,9 @@ use sea_orm::{DeriveActiveEnum, EnumIter};
 use serde::{Deserialize, Serialize};
 
 /// Where a workflow stands, in `dbos.workflow_status`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EnumIter, DeriveActiveEnum, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, EnumIter, DeriveActiveEnum, Serialize, Deserialize,
+)]
 #[sea_orm(rs_type = "String", db_type = "Text")]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum WorkflowStatus {
@@ -49,7 +51,9 @@ impl WorkflowStatus {
 }
 
 /// Where a run stands, in `app.runs`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EnumIter, DeriveActiveEnum, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, EnumIter, DeriveActiveEnum, Serialize, Deserialize,
+)]
 #[sea_orm(rs_type = "String", db_type = "Text")]
 #[serde(rename_all = "snake_case")]
 pub enum RunStatus {
@@ -96,7 +100,10 @@ impl RunStatus {
 
     /// Whether it has ended; only a resume or a retry leaves such a status.
     pub fn is_terminal(self) -> bool {
-        matches!(self, Self::Succeeded | Self::Failed | Self::RetriesExceeded | Self::Canceled)
+        matches!(
+            self,
+            Self::Succeeded | Self::Failed | Self::RetriesExceeded | Self::Canceled
+        )
     }
 
     /// As the run's header says it on the wire.

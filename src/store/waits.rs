@@ -65,12 +65,27 @@ impl Wait {
 
     /// The earliest time among the conditions, epoch milliseconds.
     pub fn due_at(&self) -> Option<i64> {
-        self.conditions.iter().filter_map(|c| if let Condition::Time { at } = c { Some(*at) } else { None }).min()
+        self.conditions
+            .iter()
+            .filter_map(|c| {
+                if let Condition::Time { at } = c {
+                    Some(*at)
+                } else {
+                    None
+                }
+            })
+            .min()
     }
 
     /// The workflow whose events matter. With several, the reconciler sees to the others.
     pub fn watches(&self) -> Option<&str> {
-        self.conditions.iter().find_map(|c| if let Condition::Event { workflow, .. } = c { Some(workflow.as_str()) } else { None })
+        self.conditions.iter().find_map(|c| {
+            if let Condition::Event { workflow, .. } = c {
+                Some(workflow.as_str())
+            } else {
+                None
+            }
+        })
     }
 }
 
@@ -100,27 +115,46 @@ fn mark_due(sql: Dialect, which: &str) -> String {
 pub async fn look(db: &impl ConnectionTrait, workflows: &[&str]) -> Result<u64, StoreError> {
     let sql = dialect(db);
     let text = mark_due(sql, &format!("w.workflow_id IN ({})", sql.strings(1)));
-    Ok(db.execute_raw(statement(db, text, [json_rows(&workflows)?])).await?.rows_affected())
+    Ok(db
+        .execute_raw(statement(db, text, [json_rows(&workflows)?]))
+        .await?
+        .rows_affected())
 }
 
 /// Like [`look`], for the waits that watch events of `workflows`.
-pub async fn look_at_watchers(db: &impl ConnectionTrait, workflows: &[&str]) -> Result<u64, StoreError> {
+pub async fn look_at_watchers(
+    db: &impl ConnectionTrait,
+    workflows: &[&str],
+) -> Result<u64, StoreError> {
     let sql = dialect(db);
     let text = mark_due(sql, &format!("w.watches IN ({})", sql.strings(1)));
-    Ok(db.execute_raw(statement(db, text, [json_rows(&workflows)?])).await?.rows_affected())
+    Ok(db
+        .execute_raw(statement(db, text, [json_rows(&workflows)?]))
+        .await?
+        .rows_affected())
 }
 
 /// Marks due what nobody signalled among the waits in (`from`, `to`]: a crash between a commit and its look, psql, an official client.
 pub async fn reconcile(db: &impl ConnectionTrait, from: &str, to: &str) -> Result<u64, StoreError> {
     let text = mark_due(dialect(db), "w.workflow_id > $1 AND w.workflow_id <= $2");
-    Ok(db.execute_raw(statement(db, text, [from.into(), to.into()])).await?.rows_affected())
+    Ok(db
+        .execute_raw(statement(db, text, [from.into(), to.into()]))
+        .await?
+        .rows_affected())
 }
 
 /// Deletes waits in (`from`, `to`] whose workflow is no longer suspended: somebody else's client cancelled or resumed it.
-pub async fn delete_stale(db: &impl ConnectionTrait, from: &str, to: &str) -> Result<u64, StoreError> {
+pub async fn delete_stale(
+    db: &impl ConnectionTrait,
+    from: &str,
+    to: &str,
+) -> Result<u64, StoreError> {
     let text = "DELETE FROM \"app\".waits WHERE workflow_id > $1 AND workflow_id <= $2 AND NOT EXISTS (SELECT 1 FROM \"dbos\".workflow_status s \
                 WHERE s.workflow_uuid = workflow_id AND s.status = 'PENDING' AND s.owner_xid IS NULL)";
-    Ok(db.execute_raw(statement(db, text, [from.into(), to.into()])).await?.rows_affected())
+    Ok(db
+        .execute_raw(statement(db, text, [from.into(), to.into()]))
+        .await?
+        .rows_affected())
 }
 
 #[cfg(test)]
@@ -129,7 +163,13 @@ mod tests {
 
     #[test]
     fn a_wait_is_due_at_its_earliest_time() {
-        let wait = Wait { conditions: vec![Condition::Time { at: 9 }, Condition::Message { topic: "t".into() }, Condition::Time { at: 4 }] };
+        let wait = Wait {
+            conditions: vec![
+                Condition::Time { at: 9 },
+                Condition::Message { topic: "t".into() },
+                Condition::Time { at: 4 },
+            ],
+        };
         assert_eq!(wait.due_at(), Some(4));
     }
 

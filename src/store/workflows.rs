@@ -122,7 +122,10 @@ const WORKFLOW_COLUMNS: &str = "s.workflow_uuid, s.status, s.name, s.class_name,
      FROM \"dbos\".workflow_status s LEFT JOIN \"dbos\".workflow_output o ON o.workflow_uuid = s.workflow_uuid";
 
 /// Starts `workflows`; answers the ids of those that were new. Once committed, each of them runs to its end or is cancelled.
-pub async fn insert(tx: &impl ConnectionTrait, workflows: &[NewWorkflow]) -> Result<Vec<String>, StoreError> {
+pub async fn insert(
+    tx: &impl ConnectionTrait,
+    workflows: &[NewWorkflow],
+) -> Result<Vec<String>, StoreError> {
     if workflows.is_empty() {
         return Ok(Vec::new());
     }
@@ -151,7 +154,13 @@ pub async fn insert(tx: &impl ConnectionTrait, workflows: &[NewWorkflow]) -> Res
         workflow: &'a NewWorkflow,
         creator: String,
     }
-    let values: Vec<_> = workflows.iter().map(|workflow| Row { workflow, creator: uuid::Uuid::new_v4().to_string() }).collect();
+    let values: Vec<_> = workflows
+        .iter()
+        .map(|workflow| Row {
+            workflow,
+            creator: uuid::Uuid::new_v4().to_string(),
+        })
+        .collect();
     let values = json_rows(&values)?;
     let text = format!(
         "INSERT INTO \"dbos\".workflow_status (workflow_uuid, status, name, queue_name, queue_partition_key, priority, deduplication_id, \
@@ -176,8 +185,12 @@ pub async fn insert(tx: &impl ConnectionTrait, workflows: &[NewWorkflow]) -> Res
     if inserted.len() == workflows.len() {
         tx.execute_raw(statement(tx, text, [values])).await?;
     } else {
-        let new: Vec<_> = workflows.iter().filter(|w| inserted.contains(&w.id)).collect();
-        tx.execute_raw(statement(tx, text, [json_rows(&new)?])).await?;
+        let new: Vec<_> = workflows
+            .iter()
+            .filter(|w| inserted.contains(&w.id))
+            .collect();
+        tx.execute_raw(statement(tx, text, [json_rows(&new)?]))
+            .await?;
     }
     Ok(inserted)
 }
@@ -186,11 +199,16 @@ pub async fn insert(tx: &impl ConnectionTrait, workflows: &[NewWorkflow]) -> Res
 pub async fn find(db: &impl ConnectionTrait, id: &str) -> Result<Option<WorkflowRow>, StoreError> {
     let text = format!("SELECT {WORKFLOW_COLUMNS} WHERE s.workflow_uuid = $1");
     let row = db.query_one_raw(statement(db, text, [id.into()])).await?;
-    Ok(row.map(|row| WorkflowRow::from_query_result(&row, "")).transpose()?)
+    Ok(row
+        .map(|row| WorkflowRow::from_query_result(&row, ""))
+        .transpose()?)
 }
 
 /// A page of workflows, newest first.
-pub async fn list(db: &impl ConnectionTrait, filter: &WorkflowFilter) -> Result<Vec<WorkflowRow>, StoreError> {
+pub async fn list(
+    db: &impl ConnectionTrait,
+    filter: &WorkflowFilter,
+) -> Result<Vec<WorkflowRow>, StoreError> {
     let mut values: Vec<sea_orm::Value> = Vec::new();
     let mut wheres = vec!["true".to_owned()];
     let mut add = |clause: &str, value: sea_orm::Value| {
@@ -211,7 +229,11 @@ pub async fn list(db: &impl ConnectionTrait, filter: &WorkflowFilter) -> Result<
     }
     if let Some((created_at, id)) = &filter.after {
         values.extend([(*created_at).into(), id.as_str().into()]);
-        wheres.push(format!("(s.created_at, s.workflow_uuid) < (${}, ${})", values.len() - 1, values.len()));
+        wheres.push(format!(
+            "(s.created_at, s.workflow_uuid) < (${}, ${})",
+            values.len() - 1,
+            values.len()
+        ));
     }
     let text = format!(
         "SELECT {WORKFLOW_COLUMNS} WHERE {} ORDER BY s.created_at DESC, s.workflow_uuid DESC LIMIT {}",
@@ -219,7 +241,10 @@ pub async fn list(db: &impl ConnectionTrait, filter: &WorkflowFilter) -> Result<
         filter.limit
     );
     let rows = db.query_all_raw(statement(db, text, values)).await?;
-    Ok(rows.iter().map(|row| WorkflowRow::from_query_result(row, "")).collect::<Result<_, _>>()?)
+    Ok(rows
+        .iter()
+        .map(|row| WorkflowRow::from_query_result(row, ""))
+        .collect::<Result<_, _>>()?)
 }
 
 /// The recorded steps of `ids`, by workflow and function id.
@@ -229,20 +254,45 @@ pub async fn steps(db: &impl ConnectionTrait, ids: &[&str]) -> Result<Vec<StepRo
          FROM \"dbos\".operation_outputs WHERE workflow_uuid IN ({}) ORDER BY workflow_uuid, function_id",
         dialect(db).strings(1)
     );
-    let rows = db.query_all_raw(statement(db, text, [json_rows(&ids)?])).await?;
-    Ok(rows.iter().map(|row| StepRow::from_query_result(row, "")).collect::<Result<_, _>>()?)
+    let rows = db
+        .query_all_raw(statement(db, text, [json_rows(&ids)?]))
+        .await?;
+    Ok(rows
+        .iter()
+        .map(|row| StepRow::from_query_result(row, ""))
+        .collect::<Result<_, _>>()?)
 }
 
 /// The status, output and error of `ids`, those that exist.
-pub async fn results(db: &impl ConnectionTrait, ids: &[&str]) -> Result<Vec<WorkflowRow>, StoreError> {
-    let text = format!("SELECT {WORKFLOW_COLUMNS} WHERE s.workflow_uuid IN ({})", dialect(db).strings(1));
-    let rows = db.query_all_raw(statement(db, text, [json_rows(&ids)?])).await?;
-    Ok(rows.iter().map(|row| WorkflowRow::from_query_result(row, "")).collect::<Result<_, _>>()?)
+pub async fn results(
+    db: &impl ConnectionTrait,
+    ids: &[&str],
+) -> Result<Vec<WorkflowRow>, StoreError> {
+    let text = format!(
+        "SELECT {WORKFLOW_COLUMNS} WHERE s.workflow_uuid IN ({})",
+        dialect(db).strings(1)
+    );
+    let rows = db
+        .query_all_raw(statement(db, text, [json_rows(&ids)?]))
+        .await?;
+    Ok(rows
+        .iter()
+        .map(|row| WorkflowRow::from_query_result(row, ""))
+        .collect::<Result<_, _>>()?)
 }
 
 /// How many workflows named `name` are in `status`.
-pub async fn count(db: &impl ConnectionTrait, name: &str, status: WorkflowStatus) -> Result<i64, StoreError> {
+pub async fn count(
+    db: &impl ConnectionTrait,
+    name: &str,
+    status: WorkflowStatus,
+) -> Result<i64, StoreError> {
     let text = "SELECT count(*) FROM \"dbos\".workflow_status WHERE name = $1 AND status = $2";
-    let row = db.query_one_raw(statement(db, text, [name.into(), status.as_str().into()])).await?;
-    Ok(row.map(|row| row.try_get_by_index(0)).transpose()?.unwrap_or(0))
+    let row = db
+        .query_one_raw(statement(db, text, [name.into(), status.as_str().into()]))
+        .await?;
+    Ok(row
+        .map(|row| row.try_get_by_index(0))
+        .transpose()?
+        .unwrap_or(0))
 }

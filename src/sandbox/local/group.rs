@@ -22,7 +22,11 @@ impl Task {
         let (directory, record) = (root.join(&name), root.join(format!("{name}.owner")));
         fs::create_dir_all(&directory)?;
         fs::write(&record, Identity::of(std::process::id()).to_string())?;
-        Ok(Self { directory, record, leader: None })
+        Ok(Self {
+            directory,
+            record,
+            leader: None,
+        })
     }
 
     pub(super) fn directory(&self) -> &Path {
@@ -30,14 +34,22 @@ impl Task {
     }
 
     pub(super) fn name(&self) -> String {
-        self.directory.file_name().unwrap_or_default().to_string_lossy().into_owned()
+        self.directory
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned()
     }
 
     /// Notes the leader of the group, so that a later start can end it.
     pub(super) fn started(&mut self, leader: Option<u32>) {
         let Some(leader) = leader else { return };
         self.leader = i32::try_from(leader).ok().and_then(Pid::from_raw);
-        let both = format!("{}\n{}", Identity::of(std::process::id()), Identity::of(leader));
+        let both = format!(
+            "{}\n{}",
+            Identity::of(std::process::id()),
+            Identity::of(leader)
+        );
         if let Err(error) = fs::write(&self.record, both) {
             tracing::warn!(%error, "cannot note the process group of a task; it would survive a crash");
         }
@@ -69,9 +81,14 @@ impl Drop for Task {
 }
 
 fn remove(directory: &Path, record: &Path) {
-    let gone = |result: io::Result<()>| result.is_ok() || result.is_err_and(|e| e.kind() == io::ErrorKind::NotFound);
+    let gone = |result: io::Result<()>| {
+        result.is_ok() || result.is_err_and(|e| e.kind() == io::ErrorKind::NotFound)
+    };
     if !gone(fs::remove_dir_all(directory)) {
-        tracing::warn!(?directory, "cannot remove the directory of a task; the next start tries again");
+        tracing::warn!(
+            ?directory,
+            "cannot remove the directory of a task; the next start tries again"
+        );
         return;
     }
     let _ = fs::remove_file(record);
@@ -86,12 +103,18 @@ struct Identity {
 
 impl Identity {
     fn of(pid: u32) -> Self {
-        Self { pid, started: start_time(pid) }
+        Self {
+            pid,
+            started: start_time(pid),
+        }
     }
 
     fn parse(text: &str) -> Option<Self> {
         let (pid, started) = text.trim().split_once(' ')?;
-        Some(Self { pid: pid.parse().ok()?, started: started.parse().ok() })
+        Some(Self {
+            pid: pid.parse().ok()?,
+            started: started.parse().ok(),
+        })
     }
 
     fn lives(&self) -> bool {
@@ -111,7 +134,12 @@ impl std::fmt::Display for Identity {
 /// When a process started, in ticks since the machine did: field 22 of its `stat`, counted after the name, which may hold anything.
 fn start_time(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+    stat.rsplit_once(')')?
+        .1
+        .split_whitespace()
+        .nth(19)?
+        .parse()
+        .ok()
 }
 
 /// Ends what processes that are dead have left below `root`: their groups and their directories. What cannot be proved to be theirs stays.
@@ -123,12 +151,17 @@ pub fn reap(root: &Path) -> io::Result<usize> {
     };
     for entry in entries {
         let record = entry?.path();
-        if record.extension().is_none_or(|extension| extension != "owner") {
+        if record
+            .extension()
+            .is_none_or(|extension| extension != "owner")
+        {
             continue;
         }
         let text = fs::read_to_string(&record).unwrap_or_default();
         let mut lines = text.lines().map(Identity::parse);
-        let Some(Some(owner)) = lines.next() else { continue };
+        let Some(Some(owner)) = lines.next() else {
+            continue;
+        };
         if owner.lives() {
             continue;
         }
@@ -159,7 +192,13 @@ mod tests {
         let own = Identity::of(std::process::id());
         assert!(own.lives());
         assert_eq!(Identity::parse(&own.to_string()), Some(own.clone()));
-        assert!(!Identity { started: own.started.map(|t| t + 1), ..own }.lives());
+        assert!(
+            !Identity {
+                started: own.started.map(|t| t + 1),
+                ..own
+            }
+            .lives()
+        );
     }
 
     #[test]
@@ -171,6 +210,10 @@ mod tests {
         fs::write(root.path().join("dead.owner"), "4194304 17").unwrap();
         fs::create_dir_all(root.path().join("somebody-elses")).unwrap();
         assert_eq!(reap(root.path()).unwrap(), 1);
-        assert!(!dead.exists() && mine.directory().exists() && root.path().join("somebody-elses").exists());
+        assert!(
+            !dead.exists()
+                && mine.directory().exists()
+                && root.path().join("somebody-elses").exists()
+        );
     }
 }

@@ -1,0 +1,113 @@
+//! Owns the service behind the routes: the product, and what the process says of itself. Each operation is a line to the file of its tag.
+
+use openapi::{ApiError, Call, Content, ListRunsQuery, ListWorkflowsQuery, Page, Service, models};
+
+use super::{artifacts, health, intents, ops, runs};
+use crate::{intent::Product, store::Database};
+
+/// The implementation of every operation.
+#[derive(Debug, Clone)]
+pub struct ApiService {
+    pub(super) product: Product,
+    pub(super) db: Database,
+    pub(super) app_version: String,
+}
+
+impl ApiService {
+    /// The service of a process.
+    pub fn new(product: Product, db: Database, app_version: String) -> Self {
+        Self {
+            product,
+            db,
+            app_version,
+        }
+    }
+}
+
+impl Service for ApiService {
+    async fn get_health(&self, _: Call) -> Result<models::Health, ApiError> {
+        health::get(self).await
+    }
+
+    async fn create_intent(
+        &self,
+        _: Call,
+        body: models::NewIntent,
+    ) -> Result<models::IntentCreated, ApiError> {
+        intents::create(self, body).await
+    }
+
+    async fn get_intent(&self, _: Call, intent_id: String) -> Result<models::Intent, ApiError> {
+        intents::get(self, &intent_id).await
+    }
+
+    async fn start_run(
+        &self,
+        call: Call,
+        body: models::StartRun,
+    ) -> Result<models::RunHeader, ApiError> {
+        runs::start(self, &call, body).await
+    }
+
+    async fn list_runs(&self, _: Call, query: ListRunsQuery) -> Result<models::RunList, ApiError> {
+        runs::list(self, query).await
+    }
+
+    async fn get_run(&self, _: Call, wid: String) -> Result<models::RunHeader, ApiError> {
+        runs::get(self, &wid).await
+    }
+
+    async fn list_run_steps(&self, _: Call, wid: String) -> Result<Vec<models::StepRow>, ApiError> {
+        runs::steps(self, &wid).await
+    }
+
+    async fn get_run_view(&self, _: Call, wid: String) -> Result<models::RunView, ApiError> {
+        runs::view(self, &wid).await
+    }
+
+    async fn approve_plan(
+        &self,
+        _: Call,
+        wid: String,
+        body: models::ApprovePlan,
+    ) -> Result<models::PlanApproved, ApiError> {
+        runs::approve(self, &wid, body).await
+    }
+
+    async fn send_run_event(
+        &self,
+        _: Call,
+        wid: String,
+        body: models::RunEvent,
+    ) -> Result<models::Accepted, ApiError> {
+        runs::send_event(self, &wid, body).await
+    }
+
+    async fn get_artifact(&self, _: Call, id: String) -> Result<Content, ApiError> {
+        artifacts::get(self, &id).await
+    }
+
+    async fn list_workflows(
+        &self,
+        _: Call,
+        query: ListWorkflowsQuery,
+    ) -> Result<Page<models::WorkflowSummary>, ApiError> {
+        ops::list(self, query).await
+    }
+
+    async fn get_workflow(
+        &self,
+        _: Call,
+        wid: String,
+    ) -> Result<models::WorkflowSummary, ApiError> {
+        ops::get(self, &wid).await
+    }
+
+    async fn list_workflow_steps(
+        &self,
+        _: Call,
+        wid: String,
+    ) -> Result<Vec<models::WorkflowStep>, ApiError> {
+        ops::steps(self, &wid).await
+    }
+}
