@@ -175,12 +175,8 @@ fn route(operation: &Operation) -> Result<String, String> {
         parameters.push_str(&format!(", body: Json<{}>", body.model));
         arguments.push_str(", body.0");
     }
-    let (id, name, tag, path) = (
-        operation.id,
-        pascal(operation.id),
-        pascal(operation.tag),
-        operation.path,
-    );
+    let (id, name, tag) = (operation.id, pascal(operation.id), pascal(operation.tag));
+    let path = operation.path.replace('{', ":").replace('}', "");
     let (method, call) = (operation.method, snake(operation.id));
     let attribute = format!(
         "#[oai(path = {path:?}, method = {method:?}, operation_id = {id:?}, tag = \"Tag::{tag}\")]"

@@ -250,7 +250,7 @@ pub struct Routes<S>(pub Arc<S>);
 impl<S: Service> Routes<S> {
     /// Reads the content of an artifact
     #[oai(
-        path = "/api/artifacts/{id}",
+        path = "/api/artifacts/:id",
         method = "get",
         operation_id = "getArtifact",
         tag = "Tag::Artifacts"
@@ -285,7 +285,7 @@ impl<S: Service> Routes<S> {
 
     /// Reads an intent
     #[oai(
-        path = "/api/intents/{intentId}",
+        path = "/api/intents/:intentId",
         method = "get",
         operation_id = "getIntent",
         tag = "Tag::Intents"
@@ -356,7 +356,7 @@ impl<S: Service> Routes<S> {
 
     /// Reads a workflow
     #[oai(
-        path = "/api/ops/wf/{wid}",
+        path = "/api/ops/wf/:wid",
         method = "get",
         operation_id = "getWorkflow",
         tag = "Tag::Ops"
@@ -376,7 +376,7 @@ impl<S: Service> Routes<S> {
 
     /// Lists the recorded steps of a workflow, by function id
     #[oai(
-        path = "/api/ops/wf/{wid}/steps",
+        path = "/api/ops/wf/:wid/steps",
         method = "get",
         operation_id = "listWorkflowSteps",
         tag = "Tag::Ops"
@@ -465,7 +465,7 @@ impl<S: Service> Routes<S> {
 
     /// Reads the header of a run
     #[oai(
-        path = "/api/runs/{wid}",
+        path = "/api/runs/:wid",
         method = "get",
         operation_id = "getRun",
         tag = "Tag::Runs"
@@ -485,7 +485,7 @@ impl<S: Service> Routes<S> {
 
     /// Approves the plan of a run
     #[oai(
-        path = "/api/runs/{wid}/approve-plan",
+        path = "/api/runs/:wid/approve-plan",
         method = "post",
         operation_id = "approvePlan",
         tag = "Tag::Runs"
@@ -506,7 +506,7 @@ impl<S: Service> Routes<S> {
 
     /// Sends an event to a run that waits for input
     #[oai(
-        path = "/api/runs/{wid}/events",
+        path = "/api/runs/:wid/events",
         method = "post",
         operation_id = "sendRunEvent",
         tag = "Tag::Runs"
@@ -527,7 +527,7 @@ impl<S: Service> Routes<S> {
 
     /// Lists the product steps of a run, in the order of execution
     #[oai(
-        path = "/api/runs/{wid}/steps",
+        path = "/api/runs/:wid/steps",
         method = "get",
         operation_id = "listRunSteps",
         tag = "Tag::Runs"
@@ -547,7 +547,7 @@ impl<S: Service> Routes<S> {
 
     /// Reads everything about a run, with the reason why it is where it is
     #[oai(
-        path = "/api/runs/{wid}/view",
+        path = "/api/runs/:wid/view",
         method = "get",
         operation_id = "getRunView",
         tag = "Tag::Runs"
