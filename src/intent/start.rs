@@ -401,7 +401,7 @@ mod tests {
             created_at: 0,
         };
         let ask = |concurrency, steps, sandbox_minutes| {
-            let workload = Some(Workload {
+            let workload = Some(AskedWorkload {
                 concurrency,
                 steps,
                 sandbox_minutes,
