@@ -121,8 +121,8 @@ impl Config {
             executor_expiry_ms: env.number(
                 "EXECUTOR_EXPIRY_MS",
                 15_000,
-                "milliseconds, at least 3000 (the heart beats every 2 s)",
-                |n| *n >= 3_000,
+                "milliseconds, at least 1000",
+                |n| *n >= 1_000,
             )?,
             max_recovery_attempts: env.number("MAX_RECOVERY_ATTEMPTS", 20, positive, |n| *n > 0)?,
             planner_mode: env.parsed("OC_MODE", PlannerMode::default(), |text| text.parse())?,
@@ -375,7 +375,7 @@ mod tests {
         for (name, value, accepts) in [
             ("DATABASE_URL", "mysql://x", "sqlite:"),
             ("PORT", "99999", "65535"),
-            ("EXECUTOR_EXPIRY_MS", "10", "3000"),
+            ("EXECUTOR_EXPIRY_MS", "10", "1000"),
             ("OC_MODE", "live", "opencode"),
             ("SBX_MODE", "real", "mock or live"),
             ("SBX_QUEUE_PARTITION", "maybe", "true or false"),

@@ -2,6 +2,7 @@
 
 mod answers;
 pub mod generated;
+mod text;
 
 use std::collections::BTreeMap;
 
@@ -11,6 +12,8 @@ pub use generated::{
     routes::{ListRunsQuery, ListWorkflowsQuery, Routes, Service},
     tables::OPERATIONS,
 };
+
+pub use text::Text;
 
 /// The document, as it is written.
 pub const YAML: &str = include_str!("../openapi.yaml");

@@ -10,10 +10,12 @@ pub(super) async fn create(
     body: models::NewIntent,
 ) -> Result<models::IntentCreated, ApiError> {
     let intent = NewIntent {
-        goal: body.goal,
+        goal: body.goal.into(),
         inputs: body.inputs.into_iter().collect(),
         constraints: body.constraints.into_iter().collect(),
-        connectors: body.connectors,
+        connectors: body
+            .connectors
+            .map(|list| list.into_iter().map(String::from).collect()),
     };
     let intent_id = service
         .product

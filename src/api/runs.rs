@@ -27,10 +27,10 @@ pub(super) async fn start(
     body: models::StartRun,
 ) -> Result<models::RunHeader, ApiError> {
     let request = StartRun {
-        intent_id: body.intent_id,
-        queue_name: body.queue_name,
-        queue_partition_key: body.queue_partition_key,
-        recipe_name: body.recipe_name,
+        intent_id: body.intent_id.into(),
+        queue_name: body.queue_name.map(String::from),
+        queue_partition_key: body.queue_partition_key.map(String::from),
+        recipe_name: body.recipe_name.map(String::from),
         recipe_version: body.recipe_version,
         workload: body.workload.map(|w| AskedWorkload {
             concurrency: w.concurrency,
@@ -38,11 +38,11 @@ pub(super) async fn start(
             sandbox_minutes: w.sandbox_minutes,
         }),
         priority: body.priority,
-        deduplication_id: body.deduplication_id,
+        deduplication_id: body.deduplication_id.map(String::from),
         timeout_ms: body.timeout_ms,
-        tenant_id: body.tenant_id,
-        task_key: body.task_key,
-        trace_id: body.trace_id,
+        tenant_id: body.tenant_id.map(String::from),
+        task_key: body.task_key.map(String::from),
+        trace_id: body.trace_id.map(String::from),
     };
     let started = service
         .product
@@ -129,8 +129,8 @@ pub(super) async fn approve(
     body: models::ApprovePlan,
 ) -> Result<models::PlanApproved, ApiError> {
     let approval = NewApproval {
-        approved_by: body.approved_by,
-        notes: body.notes,
+        approved_by: body.approved_by.into(),
+        notes: body.notes.map(String::from),
     };
     let approved = service
         .product
@@ -150,7 +150,7 @@ pub(super) async fn send_event(
     body: models::RunEvent,
 ) -> Result<models::Accepted, ApiError> {
     let event = NewEvent {
-        kind: body.kind,
+        kind: body.kind.into(),
         payload: body.payload.into_iter().collect(),
     };
     service

@@ -132,7 +132,7 @@ impl Worker {
         let mut stopping = self.stopping.clone();
         while !*stopping.borrow() {
             while life.tasks.try_join_next().is_some() {}
-            if life.last_pulse.is_none_or(|at| at.elapsed() >= HEARTBEAT) || self.is_due(life) {
+            if life.last_pulse.is_none_or(|at| at.elapsed() >= self.beat()) || self.is_due(life) {
                 match self.pulse(life).await {
                     Ok(true) => life.say_reachable(true),
                     Ok(false) => return,
@@ -150,15 +150,22 @@ impl Worker {
                 life.suspect = true;
                 tokio::time::sleep(jitter(Duration::from_millis(100))).await;
             }
-            let beat = life
-                .last_pulse
-                .map_or(Duration::ZERO, |at| HEARTBEAT.saturating_sub(at.elapsed()));
+            let beat = life.last_pulse.map_or(Duration::ZERO, |at| {
+                self.beat().saturating_sub(at.elapsed())
+            });
             tokio::select! {
                 () = self.signals.hinted() => {}
                 () = tokio::time::sleep(beat.min(self.until_due(life))) => {}
                 _ = stopping.changed() => {}
             }
         }
+    }
+
+    /// The time between two heartbeats: several fit into an expiry.
+    fn beat(&self) -> Duration {
+        HEARTBEAT.min(Duration::from_millis(
+            self.options.executor_expiry_ms.unsigned_abs() / 4,
+        ))
     }
 
     fn until_due(&self, life: &Incarnation) -> Duration {

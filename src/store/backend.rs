@@ -542,9 +542,9 @@ pub fn jitter(base: Duration) -> Duration {
 }
 
 /// Classifies the driver's error by what the caller can do about it.
-pub(super) fn classify(error: DbErr) -> StoreError {
+pub(super) fn classify(error: &DbErr) -> StoreError {
     let message = error.to_string();
-    let source = match &error {
+    let source = match error {
         DbErr::Conn(e) | DbErr::Exec(e) | DbErr::Query(e) => e,
         DbErr::ConnectionAcquire(_) => return StoreError::Connection(message),
         _ => return StoreError::Database(message),

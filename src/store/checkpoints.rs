@@ -307,29 +307,39 @@ async fn insert_outputs(
     Ok(())
 }
 
+/// Rows that one statement can write: the same change of the same columns of one table.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct RowKind<'a> {
+    table: &'a str,
+    change: RowChange,
+    columns: Vec<&'a String>,
+}
+
 async fn write_rows(tx: &Transaction, served: &[(&Checkpoint, Verdict)]) -> Result<(), StoreError> {
-    let mut groups: BTreeMap<
-        (&str, RowChange, Vec<&String>),
-        (&TableShape, Vec<&Map<String, Json>>),
-    > = BTreeMap::new();
+    let mut groups: BTreeMap<RowKind, Vec<&Row>> = BTreeMap::new();
     for (member, verdict) in served {
         for row in member
             .rows
             .iter()
             .filter(|r| r.body || *verdict == Verdict::Go)
         {
-            let columns: Vec<&String> = row.values.keys().collect();
-            groups
-                .entry((row.table.name, row.change, columns))
-                .or_insert_with(|| (row.table, Vec::new()))
-                .1
-                .push(&row.values);
+            let columns = row.values.keys().collect();
+            let kind = RowKind {
+                table: row.table.name,
+                change: row.change,
+                columns,
+            };
+            groups.entry(kind).or_default().push(row);
         }
     }
-    for ((_, change, columns), (table, rows)) in groups {
-        let columns: Vec<String> = columns.into_iter().cloned().collect();
-        let text = row_statement(dialect(tx), table, change, &columns);
-        tx.execute_raw(statement(tx, text, [json_rows(&rows)?]))
+    for (kind, rows) in groups {
+        let Some(table) = rows.first().map(|row| row.table) else {
+            continue;
+        };
+        let columns: Vec<String> = kind.columns.into_iter().cloned().collect();
+        let text = row_statement(dialect(tx), table, kind.change, &columns);
+        let values: Vec<&Map<String, Json>> = rows.iter().map(|row| &row.values).collect();
+        tx.execute_raw(statement(tx, text, [json_rows(&values)?]))
             .await?;
     }
     Ok(())

@@ -125,14 +125,13 @@ pub async fn lock_queued(
         None => (String::new(), Vec::new()),
         // The rank of a row within its partition, counted only up to the limit, beside the live claims of that partition.
         Some(most) => (
-            format!(
-                "AND (SELECT count(*) FROM \"app\".claims c JOIN \"dbos\".workflow_status o ON o.workflow_uuid = c.workflow_id \
+            "AND (SELECT count(*) FROM \"app\".claims c JOIN \"dbos\".workflow_status o ON o.workflow_uuid = c.workflow_id \
                  WHERE c.queue_name = s.queue_name AND COALESCE(c.queue_partition_key, '') = COALESCE(s.queue_partition_key, '') \
                  AND o.owner_xid = c.token AND o.status = 'PENDING') \
                  + (SELECT count(*) FROM (SELECT 1 FROM \"dbos\".workflow_status e WHERE e.queue_name = s.queue_name AND e.status = 'ENQUEUED' \
                  AND COALESCE(e.queue_partition_key, '') = COALESCE(s.queue_partition_key, '') \
                  AND e.application_version IS NOT DISTINCT FROM s.application_version AND (e.priority, e.created_at, e.workflow_uuid) < (s.priority, s.created_at, s.workflow_uuid) LIMIT $4) AS earlier) < $4"
-            ),
+            .to_owned(),
             vec![sea_orm::Value::from(i64::from(most))],
         ),
     };

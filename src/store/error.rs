@@ -38,7 +38,7 @@ pub enum StoreError {
 
 impl From<DbErr> for StoreError {
     fn from(error: DbErr) -> Self {
-        super::backend::classify(error)
+        super::backend::classify(&error)
     }
 }
 

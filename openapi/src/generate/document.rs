@@ -1,5 +1,7 @@
 //! Owns the reading of the document: references are followed here, and what the generator does not understand is refused.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Value};
 
 /// The parsed document.
@@ -54,6 +56,34 @@ impl Document {
             .pointer("/components/schemas")
             .and_then(Value::as_object)
             .ok_or_else(|| "no schemas".into())
+    }
+
+    /// The names of the models that requests are made of.
+    pub(super) fn requested(&self) -> Result<BTreeSet<String>, String> {
+        let schemas = self.schemas()?;
+        let bodies = self
+            .operations()?
+            .into_iter()
+            .filter_map(|operation| operation.body);
+        let mut open: Vec<String> = bodies.map(|body| body.model.to_owned()).collect();
+        let mut found = BTreeSet::new();
+        while let Some(name) = open.pop() {
+            let properties = schemas
+                .get(&name)
+                .and_then(|schema| schema.get("properties"))
+                .and_then(Value::as_object);
+            let inner = properties
+                .into_iter()
+                .flatten()
+                .filter_map(|(_, schema)| referenced(schema));
+            open.extend(
+                inner
+                    .filter(|inner| !found.contains(*inner))
+                    .map(str::to_owned),
+            );
+            found.insert(name);
+        }
+        Ok(found)
     }
 
     fn resolve<'a>(&'a self, value: &'a Value) -> Result<&'a Value, String> {

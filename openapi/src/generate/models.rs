@@ -9,12 +9,13 @@ use super::{
 
 pub(super) fn write(document: &Document) -> Result<String, String> {
     let mut text = String::from(
-        "//! Requests and answers.\n\nuse poem_openapi::{Enum, Object};\n\nuse crate::JsonObject;\n",
+        "//! Requests and answers.\n\nuse poem_openapi::{Enum, Object};\n\nuse crate::{JsonObject, Text};\n",
     );
+    let requested = document.requested()?;
     for (name, schema) in document.schemas()? {
         let written = match schema.get("enum") {
             Some(words) => enumeration(name, schema, words),
-            None => object(name, schema),
+            None => object(name, schema, requested.contains(name)),
         };
         text.push_str(&written.map_err(|e| format!("schema {name}: {e}"))?);
     }
@@ -48,7 +49,7 @@ fn enumeration(name: &str, schema: &Value, words: &Value) -> Result<String, Stri
     Ok(text)
 }
 
-fn object(name: &str, schema: &Value) -> Result<String, String> {
+fn object(name: &str, schema: &Value, strict: bool) -> Result<String, String> {
     let derive = "#[derive(Debug, Clone, PartialEq, Object)]\n#[oai(deny_unknown_fields)]\n";
     let mut text = format!(
         "\n{}{derive}pub struct {name} {{\n",
@@ -72,6 +73,12 @@ fn object(name: &str, schema: &Value) -> Result<String, String> {
             .unwrap_or(false);
         let optional = !required.contains(&property.as_str());
         let kind = rust_type(schema).map_err(|e| format!("{property}: {e}"))?;
+        // The framework's own strings take numbers, too.
+        let kind = if strict {
+            kind.replace("String", "Text")
+        } else {
+            kind
+        };
         let kind = if optional || nullable {
             format!("Option<{kind}>")
         } else {

@@ -4,7 +4,7 @@
 
 use poem_openapi::{Enum, Object};
 
-use crate::JsonObject;
+use crate::{JsonObject, Text};
 
 /// It will be done.
 #[derive(Debug, Clone, PartialEq, Object)]
@@ -39,14 +39,14 @@ pub struct ApprovePlan {
         rename = "approvedBy",
         validator(min_length = 1, max_length = 200, pattern = "\\S")
     )]
-    pub approved_by: String,
+    pub approved_by: Text,
     /// Why.
     #[oai(
         rename = "notes",
         skip_serializing_if_is_none,
         validator(max_length = 10000)
     )]
-    pub notes: Option<String>,
+    pub notes: Option<Text>,
 }
 
 /// An artifact without its content.
@@ -163,7 +163,7 @@ pub struct IntentCreated {
 pub struct NewIntent {
     /// Through what.
     #[oai(rename = "connectors", skip_serializing_if_is_none)]
-    pub connectors: Option<Vec<String>>,
+    pub connectors: Option<Vec<Text>>,
     /// Within which bounds.
     #[oai(rename = "constraints")]
     pub constraints: JsonObject,
@@ -172,7 +172,7 @@ pub struct NewIntent {
         rename = "goal",
         validator(min_length = 1, max_length = 20000, pattern = "\\S")
     )]
-    pub goal: String,
+    pub goal: Text,
     /// With what. A job has command, tests, files, env and timeoutMs.
     #[oai(rename = "inputs")]
     pub inputs: JsonObject,
@@ -231,7 +231,7 @@ pub struct RunEvent {
         rename = "type",
         validator(min_length = 1, max_length = 200, pattern = "\\S")
     )]
-    pub kind: String,
+    pub kind: Text,
 }
 
 /// What is known of a run.
@@ -402,10 +402,10 @@ pub struct StartRun {
         skip_serializing_if_is_none,
         validator(min_length = 1, max_length = 500)
     )]
-    pub deduplication_id: Option<String>,
+    pub deduplication_id: Option<Text>,
     /// Which intent.
     #[oai(rename = "intentId", validator(min_length = 1, max_length = 500))]
-    pub intent_id: String,
+    pub intent_id: Text,
     /// Lower first.
     #[oai(
         rename = "priority",
@@ -419,21 +419,21 @@ pub struct StartRun {
         skip_serializing_if_is_none,
         validator(min_length = 1, max_length = 200)
     )]
-    pub queue_name: Option<String>,
+    pub queue_name: Option<Text>,
     /// The tenant; required unless partitions are switched off.
     #[oai(
         rename = "queuePartitionKey",
         skip_serializing_if_is_none,
         validator(max_length = 500)
     )]
-    pub queue_partition_key: Option<String>,
+    pub queue_partition_key: Option<Text>,
     /// The policy; `compile-default` by default.
     #[oai(
         rename = "recipeName",
         skip_serializing_if_is_none,
         validator(min_length = 1, max_length = 200)
     )]
-    pub recipe_name: Option<String>,
+    pub recipe_name: Option<Text>,
     /// The newest by default.
     #[oai(
         rename = "recipeVersion",
@@ -447,14 +447,14 @@ pub struct StartRun {
         skip_serializing_if_is_none,
         validator(min_length = 1, max_length = 500)
     )]
-    pub task_key: Option<String>,
+    pub task_key: Option<Text>,
     /// Whose it is, for lists.
     #[oai(
         rename = "tenantId",
         skip_serializing_if_is_none,
         validator(min_length = 1, max_length = 200)
     )]
-    pub tenant_id: Option<String>,
+    pub tenant_id: Option<Text>,
     /// Milliseconds from the first claim until the run is cancelled, waiting included.
     #[oai(
         rename = "timeoutMS",
@@ -468,7 +468,7 @@ pub struct StartRun {
         skip_serializing_if_is_none,
         validator(pattern = "^[0-9a-f]{32}$")
     )]
-    pub trace_id: Option<String>,
+    pub trace_id: Option<Text>,
     /// workload
     #[oai(rename = "workload", skip_serializing_if_is_none)]
     pub workload: Option<Workload>,
@@ -499,7 +499,7 @@ pub struct StepRow {
     /// Epoch milliseconds; strictly increasing within a run.
     #[oai(rename = "startedAt")]
     pub started_at: i64,
-    /// CompileST, ApplyPatchST, DecideST or ExecuteST.
+    /// One of `CompileST`, `ApplyPatchST`, `DecideST` and `ExecuteST`.
     #[oai(rename = "stepID")]
     pub step_id: String,
     /// W3C trace id.
