@@ -360,14 +360,6 @@ impl Worker {
         limit: u64,
     ) -> Result<(Vec<Claimed>, Hints), StoreError> {
         retrying(|| async {
-            reached(
-                if due.is_some() {
-                    Point::BeforeWake
-                } else {
-                    Point::BeforeClaim
-                },
-                "",
-            );
             let tx = self.db.begin().await?;
             let mut more = Hints::default();
             let mut found = Vec::new();
@@ -392,9 +384,10 @@ impl Worker {
                 }
                 found.extend(queued);
             }
+            claimable_at_point(woken, found.len());
             let claimed = claims::take(&tx, &life.claimer, found, false).await?;
             tx.commit().await?;
-            self.claimed_at_point(woken, &claimed);
+            claimed_at_point(woken, claimed.len());
             Ok((claimed, more))
         })
         .await
@@ -409,14 +402,6 @@ impl Worker {
         limit: u64,
     ) -> Result<Vec<Claimed>, StoreError> {
         retrying(|| async {
-            reached(
-                if due {
-                    Point::BeforeWake
-                } else {
-                    Point::BeforeClaim
-                },
-                "",
-            );
             let tx = self.db.begin().await?;
             let Some(row) = queue_limits::lock(&tx, queue).await? else {
                 return Ok(Vec::new());
@@ -442,6 +427,7 @@ impl Worker {
                 );
             }
             let started = found.len() - woken;
+            claimable_at_point(woken, found.len());
             let claimed = claims::take(&tx, &life.claimer, found, allowance.rate_limited).await?;
             if allowance.rate_limited && started > 0 {
                 queue_limits::spend(&tx, queue, &row, live.now, started).await?;
@@ -450,23 +436,10 @@ impl Worker {
             if let Some(opens_at) = allowance.opens_at {
                 self.signals.due_at(opens_at);
             }
-            self.claimed_at_point(woken, &claimed);
+            claimed_at_point(woken, claimed.len());
             Ok(claimed)
         })
         .await
-    }
-
-    fn claimed_at_point(&self, woken: usize, claimed: &[Claimed]) {
-        if !claimed.is_empty() {
-            reached(
-                if woken > 0 {
-                    Point::AfterWake
-                } else {
-                    Point::AfterClaim
-                },
-                "",
-            );
-        }
     }
 
     /// Starts a task for each claimed workflow.
@@ -545,6 +518,22 @@ impl Worker {
                 "could not hand back in time; another process takes over after the expiry"
             ),
         }
+    }
+}
+
+fn claimable_at_point(woken: usize, found: usize) {
+    match (woken, found) {
+        (_, 0) => {}
+        (0, _) => reached(Point::BeforeClaim, ""),
+        _ => reached(Point::BeforeWake, ""),
+    }
+}
+
+fn claimed_at_point(woken: usize, claimed: usize) {
+    match (woken, claimed) {
+        (_, 0) => {}
+        (0, _) => reached(Point::AfterClaim, ""),
+        _ => reached(Point::AfterWake, ""),
     }
 }
 
