@@ -1,0 +1,116 @@
+//! Ten thousand runs at their gate: they cost rows, and nothing else.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod harness;
+
+use std::{fs, time::Duration};
+
+use harness::*;
+use serde_json::json;
+
+const RUNS: usize = 10_000;
+/// Runs that warm up the server's pools and caches before its memory is read.
+const WARM_UP: usize = 1_000;
+/// Requests under way at the same time.
+const LANES: usize = 32;
+const DEADLINE: Duration = Duration::from_secs(240);
+const MEGABYTE: u64 = 1024 * 1024;
+/// How long the idle database is watched.
+const WATCHED: Duration = Duration::from_secs(20);
+/// Statements that an idle minute may ask while something is suspended.
+const STATEMENTS_PER_MINUTE: i64 = 120;
+
+async fn start_runs(server: &Server, count: usize) -> Vec<String> {
+    let lanes = (0..LANES).map(|lane| {
+        let server = server.clone();
+        tokio::spawn(async move {
+            let mut runs = Vec::new();
+            for _ in (lane..count).step_by(LANES) {
+                runs.push(server.start_golden_run().await);
+            }
+            runs
+        })
+    });
+    let mut runs = Vec::new();
+    for lane in lanes.collect::<Vec<_>>() {
+        runs.extend(lane.await.unwrap());
+    }
+    runs
+}
+
+async fn until_waiting(stage: &Stage, count: usize) {
+    eventually(
+        DEADLINE,
+        &format!("{count} runs are at their gate"),
+        || async {
+            let waiting = stage
+                .sql_count("SELECT count(*) FROM app.runs WHERE status = 'waiting_input'")
+                .await;
+            let claims = stage.sql_count("SELECT count(*) FROM app.claims").await;
+            if waiting == count as i64 && claims == 0 {
+                Ok(())
+            } else {
+                Err(format!("{waiting} wait, {claims} claims"))
+            }
+        },
+    )
+    .await;
+}
+
+async fn resident(server: &Server) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", server.pid().await)).unwrap();
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmRSS:"))
+        .unwrap();
+    line.split_whitespace()
+        .nth(1)
+        .unwrap()
+        .parse::<u64>()
+        .unwrap()
+        * 1024
+}
+
+/// Transactions of this database so far. An idle process runs every statement in a transaction of its own.
+async fn transactions(stage: &Stage) -> i64 {
+    let sql = "SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = current_database()";
+    stage.sql_value(sql).await.as_i64().unwrap()
+}
+
+on_both_databases! {
+    async fn ten_thousand_waiting_runs_cost_rows_and_nothing_else(stage: Stage) {
+        let server = stage.serve_with(&[("SBX_QUEUE_RATE_LIMIT_PER_PERIOD", "100000")]).await;
+        start_runs(&server, WARM_UP).await;
+        until_waiting(&stage, WARM_UP).await;
+        let before = resident(&server).await;
+
+        let runs = start_runs(&server, RUNS).await;
+        until_waiting(&stage, WARM_UP + RUNS).await;
+
+        let grown = resident(&server).await.saturating_sub(before);
+        assert!(grown < 20 * MEGABYTE, "resident memory grew by {} MB", grown / MEGABYTE);
+        let waits = stage.sql_count("SELECT count(*) FROM app.waits").await;
+        assert_eq!(waits, (WARM_UP + RUNS) as i64);
+
+        if stage.backend() == Backend::Postgres {
+            let active = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state <> 'idle' AND pid <> pg_backend_pid()";
+            assert_eq!(stage.sql_count(active).await, 0, "no connection is held");
+            let first = transactions(&stage).await;
+            // The one thing here that is a span of time, and not a condition.
+            tokio::time::sleep(WATCHED).await;
+            let asked = transactions(&stage).await - first;
+            let per_minute = asked * 60 / i64::try_from(WATCHED.as_secs()).unwrap();
+            assert!(per_minute < STATEMENTS_PER_MINUTE, "{per_minute} statements in an idle minute");
+        }
+
+        for run in &runs[..100] {
+            server.approve(run).await;
+        }
+        for run in &runs[..100] {
+            server.wait_status(run, "SUCCESS").await;
+        }
+        let others = stage.sql_count("SELECT count(*) FROM app.runs WHERE status = 'waiting_input'").await;
+        assert_eq!(others, (WARM_UP + RUNS - 100) as i64, "the others wait");
+        assert_eq!(server.header(&runs[100]).await["nextAction"], json!("APPROVE_PLAN"));
+    }
+}
