@@ -101,9 +101,11 @@ start_throwaway_postgres() {
   create_cluster "$cluster_bin" "$cluster_dir/data"
   # The password keeps other local users out. It travels over loopback only; hashing it per connection would slow debug builds.
   set_access "$cluster_dir/data" password
-  start_cluster "$cluster_bin" "$cluster_dir/data" "$cluster_dir" "$port" "$cluster_dir/postgres.log" max_connections=400 shared_buffers=64MB
+  start_cluster "$cluster_bin" "$cluster_dir/data" "$cluster_dir" "$port" "$cluster_dir/postgres.log" max_connections=400 shared_buffers=64MB shared_preload_libraries=pg_stat_statements
   PG_USER=stepwell PG_DATABASE=stepwell PG_PASSWORD=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
   ensure_login "$cluster_bin" "$cluster_dir" "$port"
+  # Some tests count statements; every database that they create gets the extension from the template.
+  printf '%s\n' '\connect template1' 'CREATE EXTENSION pg_stat_statements;' | admin_sql "$cluster_bin" "$cluster_dir" "$port"
   export STEPWELL_TEST_POSTGRES_URL="postgres://$PG_USER:$PG_PASSWORD@127.0.0.1:$port/$PG_DATABASE"
 }
 
