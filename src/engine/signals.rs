@@ -35,6 +35,8 @@ pub(super) struct Hints {
     pub(super) due: bool,
     /// The queues that may have work.
     pub(super) queues: BTreeSet<String>,
+    /// Whether an execution has ended here.
+    pub(super) ended: bool,
     /// When the next suspended workflow is due that nobody was told of, epoch milliseconds.
     pub(super) due_at: Option<i64>,
 }
@@ -76,8 +78,16 @@ impl Signals {
         self.tell(queue);
     }
 
-    /// Wakes the loop of this process, which has free slots again.
-    pub(super) fn slots_freed(&self) {
+    /// An execution has ended here, in a queue whose limits another process may have met.
+    pub(super) fn ended(&self, limited: Option<&str>) {
+        self.hint(|hints| hints.ended = true);
+        if let Some(queue) = limited {
+            self.tell(queue);
+        }
+    }
+
+    /// Wakes the loop of this process: there is more of what was put back.
+    pub(super) fn again(&self) {
         self.here.notify_one();
     }
 
@@ -85,6 +95,7 @@ impl Signals {
     pub(super) fn put_back(&self, put: Hints) {
         let mut hints = self.hints.lock().unwrap_or_else(PoisonError::into_inner);
         hints.due |= put.due;
+        hints.ended |= put.ended;
         hints.queues.extend(put.queues);
         hints.due_at = hints.due_at.into_iter().chain(put.due_at).min();
     }

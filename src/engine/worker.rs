@@ -63,6 +63,8 @@ struct Incarnation {
     last_pulse: Option<Instant>,
     last_sweep: Instant,
     last_round: Option<Instant>,
+    /// Queues of which a limit let less start than there may be.
+    blocked: BTreeSet<String>,
     reconciler: Reconciler,
     /// A claim ended in an error: it may stand in the database without anybody executing it.
     suspect: bool,
@@ -116,7 +118,7 @@ impl Worker {
         self.signals.put_back(Hints {
             due: true,
             queues: [ANY_QUEUE.to_owned()].into(),
-            due_at: None,
+            ..Hints::default()
         });
         Ok(Claimer {
             executor_id,
@@ -145,7 +147,9 @@ impl Worker {
                     }
                 };
             }
-            if let Err(error) = self.claim_round(life).await {
+            let hints = self.hints(life);
+            if let Err(error) = self.claim_round(life, &hints).await {
+                self.signals.put_back(hints);
                 tracing::warn!(%error, "a claim did not succeed");
                 life.suspect = true;
                 tokio::time::sleep(jitter(Duration::from_millis(100))).await;
@@ -258,21 +262,30 @@ impl Worker {
         Ok(())
     }
 
-    /// Claims what the hints name, as far as slots and limits allow. What could not be claimed for want of a slot is hinted again.
-    async fn claim_round(&self, life: &mut Incarnation) -> Result<(), StoreError> {
-        if life.suspect {
-            self.release_unheld(life).await?;
-        }
+    /// What there may be to do now. A queue that a limit had blocked is asked again when an execution has ended here.
+    fn hints(&self, life: &mut Incarnation) -> Hints {
         let mut hints = self.signals.take();
         if let Some(at) = hints.due_at.take() {
             life.next_due = life.next_due.into_iter().chain([at]).min();
+        }
+        if std::mem::take(&mut hints.ended) && !life.blocked.is_empty() {
+            hints.due = true;
+            hints.queues.append(&mut life.blocked);
+        }
+        hints
+    }
+
+    /// Claims what the hints name, as far as slots and limits allow. What could not be claimed for want of a slot is hinted again.
+    async fn claim_round(&self, life: &mut Incarnation, hints: &Hints) -> Result<(), StoreError> {
+        if life.suspect {
+            self.release_unheld(life).await?;
         }
         if hints.is_empty() {
             return Ok(());
         }
         let mut free = self.free_slots(life);
         if free == 0 {
-            self.signals.put_back(hints);
+            self.signals.put_back(hints.clone());
             return Ok(());
         }
         if life
@@ -317,17 +330,21 @@ impl Worker {
         }
         for queue in limited {
             let asked = asked.contains(&queue);
-            if (!hints.due && !asked) || free == 0 {
-                if free == 0 && asked {
-                    again.queues.insert(queue);
-                }
+            if !hints.due && !asked {
                 continue;
             }
-            let claimed = self
+            if free == 0 {
+                again.due |= hints.due;
+                again.queues.insert(queue);
+                continue;
+            }
+            let (claimed, blocked) = self
                 .claim_limited(life, &queue, hints.due, free.min(CLAIM_BATCH))
                 .await?;
             free = free.saturating_sub(claimed.len() as u64);
-            if !claimed.is_empty() {
+            if blocked {
+                life.blocked.insert(queue);
+            } else if !claimed.is_empty() {
                 again.due |= hints.due;
                 again.queues.insert(queue);
             }
@@ -336,7 +353,7 @@ impl Worker {
         if !again.is_empty() {
             self.signals.put_back(again);
             if free > 0 {
-                self.signals.slots_freed();
+                self.signals.again();
             }
         }
         Ok(())
@@ -393,18 +410,19 @@ impl Worker {
         .await
     }
 
-    /// Claims from a queue with limits, whose row is the lock: what is counted after it is true until the commit.
+    /// Claims from a queue with limits, whose row is the lock: what is counted after it is true until the commit. Says also whether a limit
+    /// allowed less than was asked for.
     async fn claim_limited(
         &self,
         life: &Incarnation,
         queue: &str,
         due: bool,
         limit: u64,
-    ) -> Result<Vec<Claimed>, StoreError> {
+    ) -> Result<(Vec<Claimed>, bool), StoreError> {
         retrying(|| async {
             let tx = self.db.begin().await?;
             let Some(row) = queue_limits::lock(&tx, queue).await? else {
-                return Ok(Vec::new());
+                return Ok((Vec::new(), false));
             };
             let live = queue_limits::live(&tx, queue, &life.claimer.executor_id).await?;
             let allowance = queue_limits::allowance(&row, live, limit);
@@ -437,7 +455,7 @@ impl Worker {
                 self.signals.due_at(opens_at);
             }
             claimed_at_point(woken, claimed.len());
-            Ok(claimed)
+            Ok((claimed, allowance.wake < limit || allowance.start < limit))
         })
         .await
     }
@@ -474,6 +492,7 @@ impl Worker {
                 running: Arc::clone(&life.running),
                 signals: Arc::clone(&self.signals),
                 id: id.clone(),
+                limited: life.limited.get(&claimed.workflow.queue_name).cloned(),
             };
             let steps = recorded.remove(&id).unwrap_or_default();
             let context = Context::new(
@@ -548,6 +567,7 @@ impl Incarnation {
             last_pulse: None,
             last_sweep: Instant::now(),
             last_round: None,
+            blocked: BTreeSet::new(),
             reconciler: Reconciler::new(),
             suspect: false,
             next_due: None,
@@ -570,7 +590,7 @@ fn hints_of(pulse: &Pulse) -> Hints {
     Hints {
         due: pulse.next_due.is_some_and(|at| at <= pulse.now),
         queues,
-        due_at: None,
+        ..Hints::default()
     }
 }
 
@@ -579,6 +599,8 @@ struct Slot {
     running: Running,
     signals: Arc<Signals>,
     id: String,
+    /// The queue, where it has limits: another process may have been blocked by this execution.
+    limited: Option<String>,
 }
 
 impl Drop for Slot {
@@ -587,6 +609,6 @@ impl Drop for Slot {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(&self.id);
-        self.signals.slots_freed();
+        self.signals.ended(self.limited.as_deref());
     }
 }

@@ -224,7 +224,13 @@ impl Stage {
                 .next()
                 .and_then(|url| url.rsplit('/').next())
                 .expect("a path");
-            postgres_admin(&format!("DROP DATABASE \"{database}\" WITH (FORCE)")).await;
+            // WITH (FORCE) fails when an autovacuum worker is there that the role may not end; a plain DROP sends such workers away.
+            postgres_admin(&format!(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity \
+                 WHERE datname = '{database}' AND backend_type = 'client backend'"
+            ))
+            .await;
+            postgres_admin(&format!("DROP DATABASE \"{database}\"")).await;
         }
         std::fs::remove_dir_all(self.dir())
             .unwrap_or_else(|error| panic!("{}: {error}", self.dir().display()));

@@ -1,5 +1,5 @@
-//! What only Postgres has: a `dbos` that equals DBOS Transact's, its functions, and the manual's operator. Without
-//! `STEPWELL_TEST_POSTGRES_URL` these pass without looking.
+//! What only Postgres has: a `dbos` that equals DBOS Transact's, its functions, and the manual's operator. With
+//! `STEPWELL_TEST_BACKENDS=sqlite` these pass without looking.
 
 use crate::support::Empty;
 use migration::up;

@@ -1,4 +1,5 @@
-//! Empty databases to migrate: a SQLite file always, and one on the server of `STEPWELL_TEST_POSTGRES_URL` when that is set.
+//! Empty databases to migrate: a SQLite file always, and one on the server of `STEPWELL_TEST_POSTGRES_URL` unless
+//! `STEPWELL_TEST_BACKENDS` is `sqlite`.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -28,7 +29,12 @@ impl Empty {
     }
 
     pub(crate) async fn postgres() -> Option<Self> {
-        let server = std::env::var("STEPWELL_TEST_POSTGRES_URL").ok()?;
+        if std::env::var("STEPWELL_TEST_BACKENDS").as_deref() == Ok("sqlite") {
+            return None;
+        }
+        let server = std::env::var("STEPWELL_TEST_POSTGRES_URL").expect(
+            "STEPWELL_TEST_POSTGRES_URL is not set: run ./scripts/test.sh, which starts a Postgres, or set STEPWELL_TEST_BACKENDS=sqlite",
+        );
         let (name, admin) = (unique_name(), Database::connect(&server).await.unwrap());
         admin
             .execute_unprepared(&format!("CREATE DATABASE {name}"))
@@ -110,7 +116,7 @@ impl Empty {
                 .await
                 .unwrap();
             admin
-                .execute_unprepared(&format!("DROP DATABASE {name} WITH (FORCE)"))
+                .execute_unprepared(&format!("DROP DATABASE {name}"))
                 .await
                 .unwrap();
         } else {
