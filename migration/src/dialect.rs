@@ -3,7 +3,7 @@
 use sea_orm_migration::sea_orm::DbBackend;
 
 /// Fills in a definition's placeholders: `{bytes}` and `{json}` are types, `{dbos}` the qualifier of a `dbos` table, `{now}` the time in epoch
-/// milliseconds, `{default_…}` a column's default. SQLite has none for times and ids: who inserts gives the value.
+/// milliseconds, `{default_…}` a column's default, which DBOS clients rely on when they insert.
 pub(crate) fn translate(backend: DbBackend, definition: &str) -> String {
     let words = match backend {
         DbBackend::Sqlite => [
@@ -14,9 +14,15 @@ pub(crate) fn translate(backend: DbBackend, definition: &str) -> String {
                 "{now}",
                 "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)",
             ),
-            ("{default_now}", ""),
-            ("{default_uuid}", ""),
-            ("{default_uuid_text}", ""),
+            (
+                "{default_now}",
+                "DEFAULT (CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER))",
+            ),
+            ("{default_uuid}", "DEFAULT (lower(hex(randomblob(16))))"),
+            (
+                "{default_uuid_text}",
+                "DEFAULT (lower(hex(randomblob(16))))",
+            ),
         ],
         _ => [
             ("{bytes}", "bytea"),

@@ -204,6 +204,28 @@ async fn a_newer_dbos_is_left_as_it_is() {
 }
 
 #[tokio::test]
+async fn rows_of_dbos_clients_get_their_times_and_ids() {
+    for database in Empty::each().await {
+        up(&database.db).await.unwrap();
+        database
+            .execute("INSERT INTO dbos.workflow_status (workflow_uuid) VALUES ('w')")
+            .await;
+        database
+            .execute("INSERT INTO dbos.notifications (destination_uuid, message) VALUES ('w', 'm')")
+            .await;
+        database
+            .execute("INSERT INTO dbos.queues (name) VALUES ('q')")
+            .await;
+        let missed = "workflow_status s, dbos.notifications n, dbos.queues q WHERE s.created_at < 1700000000000 \
+                      OR s.updated_at > s.created_at + 1000 OR n.created_at_epoch_ms < s.created_at OR n.message_uuid IS NULL \
+                      OR length(q.queue_id) < 32";
+        assert_eq!(database.count(&format!("dbos.{missed}")).await, 0);
+        assert_eq!(database.count("dbos.notifications").await, 1);
+        database.remove().await;
+    }
+}
+
+#[tokio::test]
 async fn the_views_show_what_operators_ask_for() {
     for database in Empty::each().await {
         up(&database.db).await.unwrap();
