@@ -11,11 +11,8 @@ use crate::{
     config::Config,
     engine::{Context, Engine, EngineOptions, StartOptions, Workflow, WorkflowError, migrate},
     store::{
-        Database,
-        backend::{dialect, statement},
-        queue_limits::QueueSettings,
-        status::WorkflowStatus,
-        workflows,
+        Database, backend::statement, dialect::dialect, queue_limits::QueueSettings,
+        status::WorkflowStatus, workflows,
     },
 };
 

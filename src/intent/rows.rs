@@ -6,8 +6,8 @@ use super::ids;
 use crate::{
     canonical::{canonical_json, hex, sha256_hex},
     store::{
-        backend::TableShape,
         checkpoints::{Row, RowChange},
+        dialect::TableShape,
     },
 };
 

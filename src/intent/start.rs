@@ -14,7 +14,8 @@ use crate::{
     planner::{JobInputs, PlannerKind},
     store::{
         StoreError,
-        backend::{dialect, retrying, statement},
+        backend::{retrying, statement},
+        dialect::dialect,
         entity::{intents, recipes, runs},
         intents as intent_rows, runs as run_rows,
         status::RunStatus,

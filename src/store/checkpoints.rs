@@ -8,7 +8,8 @@ use serde::Serialize;
 use serde_json::{Map, Value as Json};
 
 use super::{
-    backend::{Column, Database, Dialect, TableShape, Transaction, dialect, json_rows, statement},
+    backend::{Database, Transaction, json_rows, statement},
+    dialect::{Column, Dialect, TableShape, dialect},
     error::StoreError,
     status::WorkflowStatus,
     waits::Wait,
@@ -624,8 +625,8 @@ async fn end_claims(tx: &Transaction, served: &[(&Checkpoint, Verdict)]) -> Resu
         return Ok(());
     }
     let text = format!(
-        "DELETE FROM \"app\".claims WHERE workflow_id IN ({})",
-        dialect(tx).strings(1)
+        "DELETE FROM \"app\".claims WHERE {}",
+        dialect(tx).is_one_of("workflow_id", 1)
     );
     tx.execute_raw(statement(tx, text, [json_rows(&ended)?]))
         .await?;

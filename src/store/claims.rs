@@ -5,7 +5,8 @@ use sea_orm::{ConnectionTrait, FromQueryResult};
 use serde::Serialize;
 
 use super::{
-    backend::{Column, dialect, json_rows, statement},
+    backend::{json_rows, statement},
+    dialect::{Column, dialect},
     error::StoreError,
     queue_limits::Allowance,
     status::WorkflowStatus,
@@ -95,12 +96,12 @@ pub async fn lock_due(
     let text = format!(
         "{columns} FROM \"app\".waits w JOIN \"dbos\".workflow_status s ON s.workflow_uuid = w.workflow_id \
          LEFT JOIN \"dbos\".workflow_input i ON i.workflow_uuid = s.workflow_uuid \
-         WHERE w.due_at <= {now} AND s.status = 'PENDING' AND s.owner_xid IS NULL AND s.queue_name IN ({queues}) AND s.name IN ({names}) \
+         WHERE w.due_at <= {now} AND s.status = 'PENDING' AND s.owner_xid IS NULL AND {queues} AND {names} \
          AND {eligible} ORDER BY w.due_at LIMIT {limit} {lock}",
         columns = candidate_columns(true),
         now = sql.now(),
-        queues = sql.strings(1),
-        names = sql.strings(3),
+        queues = sql.is_one_of("s.queue_name", 1),
+        names = sql.is_one_of("s.name", 3),
         eligible = eligible(claimer),
         lock = sql.lock_free("s"),
     );
@@ -137,10 +138,10 @@ pub async fn lock_queued(
     };
     let text = format!(
         "{columns} FROM \"dbos\".workflow_status s LEFT JOIN \"dbos\".workflow_input i ON i.workflow_uuid = s.workflow_uuid \
-         WHERE s.queue_name = $1 AND s.status = 'ENQUEUED' AND s.name IN ({names}) AND {eligible} {partition} \
+         WHERE s.queue_name = $1 AND s.status = 'ENQUEUED' AND {names} AND {eligible} {partition} \
          ORDER BY s.priority, s.created_at LIMIT {limit} {lock}",
         columns = candidate_columns(false),
-        names = sql.strings(3),
+        names = sql.is_one_of("s.name", 3),
         eligible = eligible(claimer),
         lock = sql.lock_free("s"),
     );
@@ -270,16 +271,16 @@ async fn give_up(tx: &impl ConnectionTrait, dead: &[Candidate]) -> Result<(), St
     let sql = dialect(tx);
     let text = format!(
         "UPDATE \"dbos\".workflow_status SET status = '{}', completed_at = {now}, updated_at = {now}, owner_xid = NULL, executor_id = NULL, \
-         deduplication_id = NULL WHERE workflow_uuid IN ({})",
+         deduplication_id = NULL WHERE {}",
         WorkflowStatus::MaxRecoveryAttemptsExceeded.as_str(),
-        sql.strings(1),
+        sql.is_one_of("workflow_uuid", 1),
         now = sql.now(),
     );
     tx.execute_raw(statement(tx, text, [json_rows(&ids)?]))
         .await?;
     let text = format!(
-        "DELETE FROM \"app\".waits WHERE workflow_id IN ({})",
-        sql.strings(1)
+        "DELETE FROM \"app\".waits WHERE {}",
+        sql.is_one_of("workflow_id", 1)
     );
     tx.execute_raw(statement(tx, text, [json_rows(&ids)?]))
         .await?;

@@ -3,8 +3,9 @@
 use sea_orm::{ConnectionTrait, FromQueryResult};
 
 use super::{
-    backend::{Database, dialect, json_rows, statement},
+    backend::{Database, json_rows, statement},
     claims::{self, Charge, ClaimRow},
+    dialect::dialect,
     error::StoreError,
     waits::ROUND,
     workflows::APPLICATION_NAME,
@@ -100,11 +101,11 @@ pub async fn pulse(
          AND workflow_deadline_epoch_ms IS NOT NULL) AS next_deadline, \
          (SELECT max(workflow_id) FROM (SELECT workflow_id FROM \"app\".waits WHERE workflow_id > $4 ORDER BY workflow_id LIMIT {ROUND}) AS r) \
          AS round_end, \
-         EXISTS (SELECT 1 FROM \"dbos\".workflow_status WHERE status = 'ENQUEUED' AND queue_name IN ({queues})) AS queued, \
+         EXISTS (SELECT 1 FROM \"dbos\".workflow_status WHERE status = 'ENQUEUED' AND {queues}) AS queued, \
          (SELECT count(*) FROM \"app\".executors WHERE heartbeat_at >= {now} - $3) AS executors, \
          (SELECT count(*) FROM \"app\".executors WHERE heartbeat_at < {now} - $3 AND id <> $1) AS expired, \
          (SELECT min(id) FROM \"app\".executors WHERE heartbeat_at >= {now} - $3) AS leader",
-        queues = sql.strings(2),
+        queues = sql.is_one_of("queue_name", 2),
     );
     let row = db
         .query_one_raw(statement(
@@ -272,8 +273,8 @@ pub async fn reclaim_strays(
         .collect::<Result<_, _>>()?;
     if !ids.is_empty() {
         let text = format!(
-            "UPDATE \"dbos\".workflow_status SET owner_xid = NULL, executor_id = NULL, updated_at = {now} WHERE workflow_uuid IN ({})",
-            sql.strings(1)
+            "UPDATE \"dbos\".workflow_status SET owner_xid = NULL, executor_id = NULL, updated_at = {now} WHERE {}",
+            sql.is_one_of("workflow_uuid", 1)
         );
         tx.execute_raw(statement(&tx, text, [json_rows(&ids)?]))
             .await?;
@@ -281,7 +282,7 @@ pub async fn reclaim_strays(
             .iter()
             .map(|id| std::collections::HashMap::from([("id", id)]))
             .collect();
-        let source = sql.rows(1, "v", &[("id", super::backend::Column::Text)]);
+        let source = sql.rows(1, "v", &[("id", super::dialect::Column::Text)]);
         let text = format!(
             "INSERT INTO \"app\".waits (workflow_id, conditions, due_at, created_at) SELECT v.id, '[]', {now}, {now} FROM {source} \
              WHERE true ON CONFLICT (workflow_id) DO UPDATE SET due_at = excluded.due_at"

@@ -2,11 +2,7 @@
 
 use sea_orm::{ConnectionTrait, FromQueryResult};
 
-use super::{
-    backend::{dialect, statement},
-    error::StoreError,
-    status::WorkflowStatus,
-};
+use super::{backend::statement, dialect::dialect, error::StoreError, status::WorkflowStatus};
 
 /// Beyond this age of a heartbeat its process is probably dead; what the processes are configured with is theirs to know.
 const PROBABLY_DEAD_MS: i64 = 15_000;

@@ -4,6 +4,7 @@ pub mod artifacts;
 pub mod backend;
 pub mod checkpoints;
 pub mod claims;
+pub mod dialect;
 pub mod entity;
 pub mod error;
 pub mod executors;

@@ -2,10 +2,7 @@
 
 use sea_orm::{ConnectionTrait, FromQueryResult};
 
-use super::{
-    backend::{dialect, statement},
-    error::StoreError,
-};
+use super::{backend::statement, dialect::dialect, error::StoreError};
 
 /// What a queue allows. A limit that is absent does not limit.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -6,7 +6,8 @@ use sea_orm::{
 };
 
 use super::{
-    backend::{dialect, statement},
+    backend::statement,
+    dialect::dialect,
     entity::{plan_approvals, run_steps, runs, sbx_runs},
     error::StoreError,
     status::{RunStatus, WorkflowStatus},

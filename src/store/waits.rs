@@ -4,7 +4,8 @@ use sea_orm::ConnectionTrait;
 use serde::Serialize;
 
 use super::{
-    backend::{Dialect, dialect, json_rows, statement},
+    backend::{json_rows, statement},
+    dialect::{Dialect, dialect},
     error::StoreError,
 };
 
@@ -114,7 +115,7 @@ fn mark_due(sql: Dialect, which: &str) -> String {
 /// in a statement of its own: whoever looks later sees both the fact and the wait.
 pub async fn look(db: &impl ConnectionTrait, workflows: &[&str]) -> Result<u64, StoreError> {
     let sql = dialect(db);
-    let text = mark_due(sql, &format!("w.workflow_id IN ({})", sql.strings(1)));
+    let text = mark_due(sql, &sql.is_one_of("w.workflow_id", 1));
     Ok(db
         .execute_raw(statement(db, text, [json_rows(&workflows)?]))
         .await?
@@ -127,7 +128,7 @@ pub async fn look_at_watchers(
     workflows: &[&str],
 ) -> Result<u64, StoreError> {
     let sql = dialect(db);
-    let text = mark_due(sql, &format!("w.watches IN ({})", sql.strings(1)));
+    let text = mark_due(sql, &sql.is_one_of("w.watches", 1));
     Ok(db
         .execute_raw(statement(db, text, [json_rows(&workflows)?]))
         .await?

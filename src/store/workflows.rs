@@ -4,7 +4,8 @@ use sea_orm::{ConnectionTrait, FromQueryResult};
 use serde::Serialize;
 
 use super::{
-    backend::{Column, dialect, json_rows, statement},
+    backend::{json_rows, statement},
+    dialect::{Column, dialect},
     error::StoreError,
     status::WorkflowStatus,
 };
@@ -251,8 +252,8 @@ pub async fn list(
 pub async fn steps(db: &impl ConnectionTrait, ids: &[&str]) -> Result<Vec<StepRow>, StoreError> {
     let text = format!(
         "SELECT workflow_uuid, function_id, function_name, output, error, child_workflow_id, started_at_epoch_ms, completed_at_epoch_ms \
-         FROM \"dbos\".operation_outputs WHERE workflow_uuid IN ({}) ORDER BY workflow_uuid, function_id",
-        dialect(db).strings(1)
+         FROM \"dbos\".operation_outputs WHERE {} ORDER BY workflow_uuid, function_id",
+        dialect(db).is_one_of("workflow_uuid", 1)
     );
     let rows = db
         .query_all_raw(statement(db, text, [json_rows(&ids)?]))
@@ -269,8 +270,8 @@ pub async fn results(
     ids: &[&str],
 ) -> Result<Vec<WorkflowRow>, StoreError> {
     let text = format!(
-        "SELECT {WORKFLOW_COLUMNS} WHERE s.workflow_uuid IN ({})",
-        dialect(db).strings(1)
+        "SELECT {WORKFLOW_COLUMNS} WHERE {}",
+        dialect(db).is_one_of("s.workflow_uuid", 1)
     );
     let rows = db
         .query_all_raw(statement(db, text, [json_rows(&ids)?]))
