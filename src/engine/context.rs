@@ -14,7 +14,8 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::{clock::Clock, error::WorkflowError, limits};
 use crate::store::{
     Database,
-    checkpoints::{Checkpoint, Output, Row, RowChange},
+    app_rows::{Row, RowChange},
+    checkpoints::{Checkpoint, Output},
     claims::Claimed,
     waits::{Condition, Wait},
     workflows::StepRow,

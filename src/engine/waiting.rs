@@ -14,8 +14,9 @@ use super::{
 };
 use crate::store::{
     StoreError,
+    app_rows::Row,
     backend::jitter,
-    checkpoints::{Event, Message, Row},
+    checkpoints::{Event, Message},
     messages,
     waits::Condition,
 };

@@ -6,7 +6,7 @@ use super::ids;
 use crate::{
     canonical::{canonical_json, hex, sha256_hex},
     store::{
-        checkpoints::{Row, RowChange},
+        app_rows::{Row, RowChange},
         dialect::TableShape,
     },
 };

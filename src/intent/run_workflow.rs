@@ -18,7 +18,7 @@ use crate::{
     engine::{ChildOptions, Context, Receive, StepFailure, Workflow, WorkflowError},
     planner::{self, CallKind, Decision, JobInputs, PlanRequest, PlannerKind},
     sandbox::ErrorCode,
-    store::{Database, checkpoints::Row, entity::recipes, planner_calls, status::RunStatus},
+    store::{Database, app_rows::Row, entity::recipes, planner_calls, status::RunStatus},
 };
 
 /// The product steps, in order.

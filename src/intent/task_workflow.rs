@@ -15,7 +15,7 @@ use crate::{
     engine::{Context, StepFailure, Workflow, WorkflowError},
     planner::JobInputs,
     sandbox::{ErrorCode, FileIn, Limits, Sandbox, SandboxRequest, SandboxResult},
-    store::{Database, checkpoints::Row, intents},
+    store::{Database, app_rows::Row, intents},
 };
 
 /// Executions of a task, the first one included.

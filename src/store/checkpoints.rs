@@ -1,15 +1,15 @@
 //! Owns the checkpoint: the one transaction in which steps' outputs, the application's rows and a workflow's status change become durable,
 //! behind the fence of its claim. Many workflows travel in one transaction.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use sea_orm::ConnectionTrait;
 use serde::Serialize;
-use serde_json::{Map, Value as Json};
 
 use super::{
+    app_rows::{self, Row},
     backend::{Database, Transaction, json_rows, statement},
-    dialect::{Column, Dialect, TableShape, dialect},
+    dialect::{Column, dialect},
     error::StoreError,
     status::WorkflowStatus,
     waits::Wait,
@@ -58,30 +58,6 @@ pub struct Output {
     pub completed_at: i64,
     /// Whether something happened outside the database: such an output is kept even when the workflow was cancelled meanwhile.
     #[serde(skip)]
-    pub body: bool,
-}
-
-/// What a [`Row`] does to its table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum RowChange {
-    /// A new row; an existing one is an error.
-    Insert,
-    /// The columns given replace those of the row with the same key.
-    Update,
-    /// A new row, or one more in the named column of the existing row.
-    Count(&'static str),
-}
-
-/// A row of the application, as data: the engine stays ignorant of what it means.
-#[derive(Debug, Clone)]
-pub struct Row {
-    /// Its table.
-    pub table: &'static TableShape,
-    /// What to do.
-    pub change: RowChange,
-    /// Column values, the key's included. Bytes as `\x` and hexadecimal digits.
-    pub values: Map<String, Json>,
-    /// Whether it belongs to a step's body, and is kept with its output.
     pub body: bool,
 }
 
@@ -176,7 +152,11 @@ async fn write(tx: &Transaction, members: &[&Checkpoint]) -> Result<Vec<Verdict>
         .map(|(m, _)| *m)
         .collect();
     insert_outputs(tx, &served).await?;
-    write_rows(tx, &served).await?;
+    let rows: Vec<&Row> = served
+        .iter()
+        .flat_map(|(m, v)| m.rows.iter().filter(|row| row.body || *v == Verdict::Go))
+        .collect();
+    app_rows::write(tx, &rows).await?;
     let children: Vec<NewWorkflow> = go.iter().flat_map(|m| m.children.iter().cloned()).collect();
     workflows::insert(tx, &children).await?;
     insert_messages(tx, go.iter().flat_map(|m| &m.messages)).await?;
@@ -306,87 +286,6 @@ async fn insert_outputs(
     tx.execute_raw(statement(tx, text, [json_rows(&rows)?]))
         .await?;
     Ok(())
-}
-
-/// Rows that one statement can write: the same change of the same columns of one table.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct RowKind<'a> {
-    table: &'a str,
-    change: RowChange,
-    columns: Vec<&'a String>,
-}
-
-async fn write_rows(tx: &Transaction, served: &[(&Checkpoint, Verdict)]) -> Result<(), StoreError> {
-    let mut groups: BTreeMap<RowKind, Vec<&Row>> = BTreeMap::new();
-    for (member, verdict) in served {
-        for row in member
-            .rows
-            .iter()
-            .filter(|r| r.body || *verdict == Verdict::Go)
-        {
-            let columns = row.values.keys().collect();
-            let kind = RowKind {
-                table: row.table.name,
-                change: row.change,
-                columns,
-            };
-            groups.entry(kind).or_default().push(row);
-        }
-    }
-    for (kind, rows) in groups {
-        let Some(table) = rows.first().map(|row| row.table) else {
-            continue;
-        };
-        let columns: Vec<String> = kind.columns.into_iter().cloned().collect();
-        let text = row_statement(dialect(tx), table, kind.change, &columns);
-        let values: Vec<&Map<String, Json>> = rows.iter().map(|row| &row.values).collect();
-        tx.execute_raw(statement(tx, text, [json_rows(&values)?]))
-            .await?;
-    }
-    Ok(())
-}
-
-fn row_statement(
-    sql: Dialect,
-    table: &TableShape,
-    change: RowChange,
-    columns: &[String],
-) -> String {
-    let (source, select) = sql.table_rows(table, columns);
-    let quoted: Vec<String> = columns.iter().map(|c| format!("\"{c}\"")).collect();
-    let insert = format!(
-        "INSERT INTO \"app\".{} AS t ({}) SELECT {} FROM {source}",
-        table.name,
-        quoted.join(", "),
-        select.join(", ")
-    );
-    match change {
-        RowChange::Insert => insert,
-        RowChange::Count(column) => {
-            format!(
-                "{insert} WHERE true ON CONFLICT ({}) DO UPDATE SET \"{column}\" = t.\"{column}\" + 1",
-                table.key.join(", ")
-            )
-        }
-        RowChange::Update => {
-            let is_key = |column: &str| table.key.contains(&column);
-            let pairs = || columns.iter().zip(&select);
-            let set: Vec<String> = pairs()
-                .filter(|(c, _)| !is_key(c))
-                .map(|(c, v)| format!("\"{c}\" = {v}"))
-                .collect();
-            let keys: Vec<String> = pairs()
-                .filter(|(c, _)| is_key(c))
-                .map(|(c, v)| format!("t.\"{c}\" = {v}"))
-                .collect();
-            format!(
-                "UPDATE \"app\".{} AS t SET {} FROM {source} WHERE {}",
-                table.name,
-                set.join(", "),
-                keys.join(" AND ")
-            )
-        }
-    }
 }
 
 /// Sends `messages`; one whose id is already there is the same message.

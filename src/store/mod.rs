@@ -1,5 +1,6 @@
 //! Every query and every row. The back ends' differences live in [`backend`] and nowhere else; what an intent or a plan means lives above.
 
+pub mod app_rows;
 pub mod artifacts;
 pub mod backend;
 pub mod checkpoints;
