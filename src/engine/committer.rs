@@ -11,7 +11,6 @@ use crate::store::{
     checkpoints::{self, Checkpoint, Ending, Verdict},
     status::WorkflowStatus,
     waits::{self, Condition},
-    workflows,
 };
 
 /// What became of one checkpoint.
@@ -144,11 +143,10 @@ async fn settle(db: &Database, members: &[&Checkpoint]) -> Vec<Committed> {
     }
 }
 
-/// Settles a checkpoint that may have been committed: it was if its first output is there; it is handed in again if it was not, and then
-/// the fence decides.
+/// Settles a checkpoint that may have been committed. Where it was not it is handed in again, and then the fence decides.
 async fn settle_unknown(db: &Database, member: &Checkpoint) -> Vec<Committed> {
     let written = super::waiting::persist("read a checkpoint whose outcome is unknown", || {
-        was_written(db, member)
+        checkpoints::was_committed(db, member)
     })
     .await;
     if written {
@@ -156,22 +154,6 @@ async fn settle_unknown(db: &Database, member: &Checkpoint) -> Vec<Committed> {
     } else {
         settle(db, &[member]).await
     }
-}
-
-async fn was_written(db: &Database, member: &Checkpoint) -> Result<bool, StoreError> {
-    let read = db.read();
-    if let Some(output) = member.outputs.first() {
-        let steps = workflows::steps(&read, &[&member.workflow_id]).await?;
-        return Ok(steps
-            .iter()
-            .any(|step| step.function_id == output.function_id));
-    }
-    // Without outputs only the ending can be seen. Where the row does not show it, the fence answers the second time.
-    let row = workflows::find(&read, &member.workflow_id).await?;
-    Ok(match (&member.ending, row) {
-        (Some(Ending::Completed { status, .. }), Some(row)) => row.status == *status,
-        _ => false,
-    })
 }
 
 /// What a batch changed that others may wait for.

@@ -138,6 +138,34 @@ pub async fn commit(db: &Database, members: &[&Checkpoint]) -> Result<Vec<Verdic
     Ok(verdicts)
 }
 
+/// Whether `member`, whose commit was not answered, is in the database: its first record is there, and its claim still holds, or has ended as the
+/// member wanted. A record alone proves nothing: whoever took the workflow over may have run the same step.
+pub async fn was_committed(db: &Database, member: &Checkpoint) -> Result<bool, StoreError> {
+    let read = db.read();
+    let text = "SELECT s.status, CASE WHEN s.owner_xid = $2 THEN 1 ELSE 0 END AS ours, \
+                CASE WHEN $3 < 0 OR EXISTS (SELECT 1 FROM \"dbos\".operation_outputs o WHERE o.workflow_uuid = s.workflow_uuid AND o.function_id = $3) \
+                THEN 1 ELSE 0 END AS recorded FROM \"dbos\".workflow_status s WHERE s.workflow_uuid = $1";
+    let first = member.outputs.first().map_or(-1, |o| o.function_id);
+    let values = [
+        member.workflow_id.as_str().into(),
+        member.token.as_str().into(),
+        first.into(),
+    ];
+    let Some(row) = read.query_one_raw(statement(&read, text, values)).await? else {
+        return Ok(false);
+    };
+    let status: WorkflowStatus = row.try_get_by_index(0)?;
+    let ours = row.try_get_by_index::<i32>(1)? == 1;
+    let recorded = row.try_get_by_index::<i32>(2)? == 1;
+    Ok(recorded
+        && match &member.ending {
+            None => ours && !member.outputs.is_empty(),
+            Some(Ending::Completed { status: wanted, .. }) => status == *wanted,
+            // A suspended workflow has no owner, like one that was released and suspended again: the fence answers for it.
+            Some(Ending::Suspended(_) | Ending::Released { .. }) => false,
+        })
+}
+
 async fn write(tx: &Transaction, members: &[&Checkpoint]) -> Result<Vec<Verdict>, StoreError> {
     let verdicts = guard(tx, members).await?;
     let served: Vec<(&Checkpoint, Verdict)> = members
