@@ -1,5 +1,7 @@
 //! Owns the `app` half of the schema. A migration that has landed never changes; the next one does.
 
+mod outputs;
+
 use sea_orm_migration::{
     MigrationName, MigrationTrait, MigratorTrait, SchemaManager,
     async_trait::async_trait,
@@ -16,7 +18,7 @@ pub(crate) struct Migrator;
 
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(Initial)]
+        vec![Box::new(Initial), Box::new(outputs::Outputs)]
     }
 }
 
@@ -42,7 +44,8 @@ pub(crate) async fn drop(tx: &DatabaseTransaction) -> Result<(), DbErr> {
         return Ok(());
     }
     drop_views(tx).await?;
-    for table in TABLES.iter().map(|(name, _)| *name).chain([LEDGER]) {
+    let tables = TABLES.iter().chain(outputs::TABLES);
+    for table in tables.map(|(name, _)| *name).chain([LEDGER]) {
         tx.execute_unprepared(&format!("DROP TABLE IF EXISTS {table}"))
             .await?;
     }

@@ -1,7 +1,7 @@
 //! Owns the answers that the document cannot generate: errors, raw content, pages; and what every call carries.
 
 use poem::{
-    Error, IntoResponse, Request, Response,
+    Body, Error, IntoResponse, Request, Response,
     http::{HeaderName, HeaderValue, StatusCode, header},
 };
 use poem_openapi::{
@@ -22,19 +22,49 @@ pub struct CallInfo {
     pub request_id: String,
     /// The caller's W3C trace context, if it is a valid one.
     pub traceparent: Option<String>,
+    /// What the caller has already, and which part it wants.
+    pub conditions: Conditions,
+}
+
+/// The headers of a request that say what its caller has already, and which part it wants.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Conditions {
+    /// `If-None-Match`.
+    pub if_none_match: Option<String>,
+    /// `If-Range`.
+    pub if_range: Option<String>,
+    /// `Range`.
+    pub range: Option<String>,
+    /// `Last-Event-ID`.
+    pub last_event_id: Option<String>,
+}
+
+impl Conditions {
+    fn of(request: &Request) -> Self {
+        let header = |name: &str| request.header(name).map(str::to_owned);
+        Self {
+            if_none_match: header("if-none-match"),
+            if_range: header("if-range"),
+            range: header("range"),
+            last_event_id: header("last-event-id"),
+        }
+    }
 }
 
 /// What every operation is told beside its parameters.
 pub type Call = CallInfo;
 
 impl CallInfo {
-    /// What the front has put beside the request.
+    /// What the front has put beside the request, and what its headers say.
     pub fn of(request: &Request) -> Self {
-        request
-            .extensions()
-            .get::<Self>()
-            .cloned()
-            .unwrap_or_default()
+        Self {
+            conditions: Conditions::of(request),
+            ..request
+                .extensions()
+                .get::<Self>()
+                .cloned()
+                .unwrap_or_default()
+        }
     }
 }
 
@@ -144,30 +174,74 @@ impl ApiResponse for ApiError {
     }
 }
 
-/// Bytes with a content type of their own.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Bytes with a content type of their own: all of them, a part, or none because the caller has them.
+#[derive(Debug)]
 pub struct Content {
-    /// All of them.
-    pub bytes: Vec<u8>,
+    /// 200, 206 or 304.
+    pub status: StatusCode,
+    /// The bytes; empty with 304.
+    pub body: Body,
+    /// How many bytes the body has.
+    pub length: u64,
     /// Their content type.
     pub mime: String,
-    /// The SHA-256 of the bytes, hexadecimal.
+    /// The SHA-256 of the whole, hexadecimal.
     pub sha256: String,
+    /// With 206: the first and the last byte of the part, and the size of the whole.
+    pub part: Option<(u64, u64, u64)>,
 }
 
 const NOSNIFF: HeaderName = header::X_CONTENT_TYPE_OPTIONS;
 
 impl IntoResponse for Content {
     fn into_response(self) -> Response {
+        let text = |value: String| {
+            HeaderValue::from_str(&value).unwrap_or(HeaderValue::from_static("\"\""))
+        };
         let mime = HeaderValue::from_str(&self.mime)
             .unwrap_or(HeaderValue::from_static("application/octet-stream"));
-        let etag = HeaderValue::from_str(&format!("\"{}\"", self.sha256))
-            .unwrap_or(HeaderValue::from_static("\"\""));
-        Response::builder()
-            .header(header::CONTENT_TYPE, mime)
-            .header(header::ETAG, etag)
-            .header(NOSNIFF, HeaderValue::from_static("nosniff"))
-            .body(self.bytes)
+        let mut response = Response::builder()
+            .status(self.status)
+            .header(header::ETAG, text(format!("\"{}\"", self.sha256)))
+            .header(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"))
+            // An id names the newest attempt: whoever keeps a copy asks whether it still is the newest.
+            .header(
+                header::CACHE_CONTROL,
+                HeaderValue::from_static("private, no-cache"),
+            )
+            .header(NOSNIFF, HeaderValue::from_static("nosniff"));
+        if self.status != StatusCode::NOT_MODIFIED {
+            response = response
+                .header(header::CONTENT_TYPE, mime)
+                .header(header::CONTENT_LENGTH, HeaderValue::from(self.length));
+        }
+        if let Some((first, last, size)) = self.part {
+            response = response.header(
+                header::CONTENT_RANGE,
+                text(format!("bytes {first}-{last}/{size}")),
+            );
+        }
+        response.body(self.body)
+    }
+}
+
+/// What an answer without a model of its own says in the framework's document.
+fn raw_answer(
+    content_type: &'static str,
+    schema: MetaSchema,
+    headers: Vec<MetaHeader>,
+) -> MetaResponses {
+    MetaResponses {
+        responses: vec![MetaResponse {
+            description: "The content.",
+            status: Some(200),
+            status_range: None,
+            content: vec![MetaMediaType {
+                content_type,
+                schema: MetaSchemaRef::Inline(Box::new(schema)),
+            }],
+            headers,
+        }],
     }
 }
 
@@ -180,22 +254,37 @@ impl ApiResponse for Content {
             deprecated: false,
             schema: String::schema_ref(),
         };
-        let bytes = MetaSchemaRef::Inline(Box::new(MetaSchema {
+        let bytes = MetaSchema {
             format: Some("binary"),
             ..MetaSchema::new("string")
-        }));
-        MetaResponses {
-            responses: vec![MetaResponse {
-                description: "The content.",
-                status: Some(200),
-                status_range: None,
-                content: vec![MetaMediaType {
-                    content_type: "*/*",
-                    schema: bytes,
-                }],
-                headers: vec![text("etag"), text(NOSNIFF.as_str())],
-            }],
-        }
+        };
+        raw_answer("*/*", bytes, vec![text("etag"), text(NOSNIFF.as_str())])
+    }
+
+    fn register(_registry: &mut Registry) {}
+}
+
+/// Server-sent events, as long as there are any.
+#[derive(Debug)]
+pub struct Events(pub Body);
+
+impl IntoResponse for Events {
+    fn into_response(self) -> Response {
+        Response::builder()
+            .header(
+                header::CONTENT_TYPE,
+                HeaderValue::from_static("text/event-stream"),
+            )
+            .header(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))
+            // A proxy that gathers the stream would turn it into a long silence.
+            .header("x-accel-buffering", HeaderValue::from_static("no"))
+            .body(self.0)
+    }
+}
+
+impl ApiResponse for Events {
+    fn meta() -> MetaResponses {
+        raw_answer("text/event-stream", MetaSchema::new("string"), Vec::new())
     }
 
     fn register(_registry: &mut Registry) {}

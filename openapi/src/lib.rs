@@ -6,7 +6,7 @@ mod text;
 
 use std::collections::BTreeMap;
 
-pub use answers::{ApiError, Call, CallInfo, Content, Page};
+pub use answers::{ApiError, Call, CallInfo, Conditions, Content, Events, Page};
 pub use generated::{
     models,
     routes::{ListRunsQuery, ListWorkflowsQuery, Routes, Service},

@@ -59,6 +59,7 @@ impl<E: Endpoint> Endpoint for Guarded<E> {
         let info = CallInfo {
             request_id: request_id(&request),
             traceparent: traceparent(&request),
+            ..CallInfo::default()
         };
         request.set_data(info.clone());
         let mut response = match admit(&mut request, &self.front).await {

@@ -161,7 +161,7 @@ pub(super) async fn send_event(
     Ok(models::Accepted { accepted: true })
 }
 
-fn header(header: RunHeader) -> models::RunHeader {
+pub(super) fn header(header: RunHeader) -> models::RunHeader {
     let RunHeader {
         run,
         status,
@@ -201,7 +201,7 @@ fn header(header: RunHeader) -> models::RunHeader {
     }
 }
 
-fn step(step: RunStep) -> models::StepRow {
+pub(super) fn step(step: RunStep) -> models::StepRow {
     models::StepRow {
         step_id: step.step.step_id,
         name: step.step.name,
@@ -255,7 +255,7 @@ fn object(value: Value) -> JsonObject {
     }
 }
 
-fn status_on_wire(status: WorkflowStatus) -> models::RunStatus {
+pub(super) fn status_on_wire(status: WorkflowStatus) -> models::RunStatus {
     match status {
         WorkflowStatus::Enqueued | WorkflowStatus::Delayed => models::RunStatus::Enqueued,
         WorkflowStatus::Pending => models::RunStatus::Pending,

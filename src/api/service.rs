@@ -1,8 +1,10 @@
 //! Owns the service behind the routes: the product, and what the process says of itself. Each operation is a line to the file of its tag.
 
-use openapi::{ApiError, Call, Content, ListRunsQuery, ListWorkflowsQuery, Page, Service, models};
+use openapi::{
+    ApiError, Call, Content, Events, ListRunsQuery, ListWorkflowsQuery, Page, Service, models,
+};
 
-use super::{artifacts, health, intents, ops, runs};
+use super::{artifacts, health, intents, ops, runs, stream};
 use crate::{intent::Product, store::Database};
 
 /// The implementation of every operation.
@@ -83,8 +85,12 @@ impl Service for ApiService {
         runs::send_event(self, &wid, body).await
     }
 
-    async fn get_artifact(&self, _: Call, id: String) -> Result<Content, ApiError> {
-        artifacts::get(self, &id).await
+    async fn stream_run(&self, call: Call, wid: String) -> Result<Events, ApiError> {
+        stream::get(self, &call, &wid).await
+    }
+
+    async fn get_artifact(&self, call: Call, id: String) -> Result<Content, ApiError> {
+        artifacts::get(self, &call, &id).await
     }
 
     async fn list_workflows(

@@ -1,9 +1,18 @@
 //! Owns how artifacts are shown and handed out.
 
+use std::ops::Range;
+
+use futures_util::stream::{self, Stream};
+
 use super::{IntentError, Product};
 use crate::{
     canonical::canonical_json,
-    store::artifacts::{self, ArtifactRow},
+    store::{
+        Database, StoreError,
+        artifacts::{self, ArtifactRow},
+        backend::retrying,
+        blobs::{self, CHUNK_BYTES},
+    },
 };
 
 /// An artifact without its content.
@@ -27,15 +36,64 @@ pub struct ArtifactRef {
     pub storage_key: Option<String>,
 }
 
-/// The content of an artifact.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The content of an artifact, which may be larger than memory.
+#[derive(Debug, Clone)]
 pub struct Content {
-    /// All of it.
-    pub bytes: Vec<u8>,
+    /// Bytes.
+    pub size: u64,
     /// Its content type.
     pub mime: String,
     /// Of the bytes, hexadecimal.
     pub sha256: String,
+    place: Place,
+}
+
+/// Where a content is.
+#[derive(Debug, Clone)]
+enum Place {
+    /// In the artifact's row, read already.
+    Row(Vec<u8>),
+    /// In the store of contents, under its hash.
+    Blob(Database),
+}
+
+impl Content {
+    /// The bytes of `range` in pieces. Between two pieces nothing is held, however slow the reader is.
+    pub fn read(
+        self,
+        range: Range<u64>,
+    ) -> impl Stream<Item = Result<Vec<u8>, StoreError>> + Send + 'static {
+        let end = range.end.min(self.size);
+        let state = (self, range.start.min(end));
+        stream::try_unfold(state, move |(content, at)| async move {
+            if at >= end {
+                return Ok(None);
+            }
+            let piece = content.piece(at, end).await?;
+            let next = at + piece.len() as u64;
+            Ok(Some((piece, (content, next))))
+        })
+    }
+
+    /// The bytes from `at`, at most to `end`, of which there are some.
+    async fn piece(&self, at: u64, end: u64) -> Result<Vec<u8>, StoreError> {
+        let (mut bytes, first) = match &self.place {
+            Place::Row(bytes) => (bytes.clone(), 0),
+            Place::Blob(db) => {
+                let seq = at / CHUNK_BYTES as u64;
+                let chunk = retrying(|| blobs::chunk_of(db, &self.sha256, seq)).await?;
+                (chunk, seq * CHUNK_BYTES as u64)
+            }
+        };
+        let within = |position: u64| usize::try_from(position - first).unwrap_or(usize::MAX);
+        bytes.truncate(within(end));
+        let piece = bytes.split_off(within(at).min(bytes.len()));
+        if piece.is_empty() {
+            let message = format!("content {} ends before byte {end}", self.sha256);
+            return Err(StoreError::Database(message));
+        }
+        Ok(piece)
+    }
 }
 
 pub(super) fn reference(row: &ArtifactRow) -> ArtifactRef {
@@ -62,15 +120,17 @@ impl Product {
             what: "artifact",
             id: id.to_owned(),
         })?;
-        let bytes = match (row.content, row.inline) {
-            (Some(content), _) => content,
-            (None, Some(document)) => canonical_json(&document).into_bytes(),
-            (None, None) => Vec::new(),
+        let place = match (row.content, row.inline, &row.storage_key) {
+            (Some(content), _, _) => Place::Row(content),
+            (None, Some(document), _) => Place::Row(canonical_json(&document).into_bytes()),
+            (None, None, Some(_)) => Place::Blob(self.db().clone()),
+            (None, None, None) => Place::Row(Vec::new()),
         };
         Ok(Content {
-            bytes,
+            size: u64::try_from(row.size).unwrap_or(0),
             mime: row.mime,
             sha256: row.sha256,
+            place,
         })
     }
 }

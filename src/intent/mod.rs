@@ -12,6 +12,7 @@ mod read;
 mod rows;
 mod run_workflow;
 mod start;
+mod stream;
 mod task_workflow;
 mod trace;
 
@@ -25,6 +26,7 @@ pub use ops::{StepSummary, WorkflowPage, WorkflowQuery, WorkflowSummary};
 pub use projector::project_drift;
 pub use read::{RunHeader, RunPage, RunQuery, RunStep, RunTask, RunView};
 pub use start::{AskedWorkload, Intent, NewIntent, StartRun, Workload};
+pub use stream::{Happening, Position, RunStream};
 pub use trace::Trace;
 
 use crate::{

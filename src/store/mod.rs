@@ -3,6 +3,7 @@
 pub mod app_rows;
 pub mod artifacts;
 pub mod backend;
+pub mod blobs;
 pub mod checkpoints;
 pub mod claims;
 pub mod dialect;
@@ -14,6 +15,7 @@ pub mod intents;
 pub mod messages;
 pub mod planner_calls;
 pub mod queue_limits;
+pub mod run_stream;
 pub mod runs;
 pub mod status;
 pub mod waits;

@@ -34,6 +34,8 @@ pub(super) enum Success<'a> {
     List { model: &'a str, paged: bool },
     /// Bytes with a content type of their own.
     Content,
+    /// Server-sent events.
+    Events,
 }
 
 /// The name at the end of a reference.
@@ -173,6 +175,9 @@ impl Document {
 fn success_of(response: &Value) -> Result<Success<'_>, String> {
     if response.pointer("/content/*~1*").is_some() {
         return Ok(Success::Content);
+    }
+    if response.pointer("/content/text~1event-stream").is_some() {
+        return Ok(Success::Events);
     }
     let schema = response
         .pointer("/content/application~1json/schema")

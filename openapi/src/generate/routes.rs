@@ -33,7 +33,7 @@ pub(super) fn write(document: &Document) -> Result<String, String> {
          use std::{{future::Future, sync::Arc}};\n\n\
          use poem::Request;\n\
          use poem_openapi::{{ApiResponse, OpenApi, Tags, param::{{Path, Query}}, payload::Json}};\n\n\
-         use super::models::*;\nuse crate::{{ApiError, Call, Content, Page}};\n\n\
+         use super::models::*;\nuse crate::{{ApiError, Call, Content, Events, Page}};\n\n\
          {queries}\n/// What the service does.\npub trait Service: Send + Sync + 'static {{\n{service}}}\n\n\
          #[derive(Tags)]\nenum Tag {{\n{tags}}}\n\n{responses}\n\
          /// The routes of a service.\n#[derive(Debug)]\npub struct Routes<S>(pub Arc<S>);\n\n#[OpenApi]\nimpl<S: Service> Routes<S> {{\n{routes}}}\n"
@@ -93,6 +93,7 @@ fn answer(success: &Success) -> String {
         } => format!("Vec<{model}>"),
         Success::List { model, paged: true } => format!("Page<{model}>"),
         Success::Content => "Content".to_owned(),
+        Success::Events => "Events".to_owned(),
     }
 }
 
@@ -126,7 +127,7 @@ fn response(operation: &Operation) -> String {
         Success::List { model, paged: true } => {
             format!("Json<Vec<{model}>>, #[oai(header = \"x-next-cursor\")] Option<String>")
         }
-        Success::Content => return String::new(),
+        Success::Content | Success::Events => return String::new(),
     };
     let status = operation.status;
     format!(
@@ -182,8 +183,8 @@ fn route(operation: &Operation) -> Result<String, String> {
         "#[oai(path = {path:?}, method = {method:?}, operation_id = {id:?}, tag = \"Tag::{tag}\")]"
     );
     let (returns, result) = match &operation.success {
-        Success::Content => (
-            "Content".to_owned(),
+        Success::Content | Success::Events => (
+            answer(&operation.success),
             format!("self.0.{call}({arguments}).await"),
         ),
         Success::List { paged: true, .. } => (

@@ -12,7 +12,7 @@ use poem_openapi::{
 };
 
 use super::models::*;
-use crate::{ApiError, Call, Content, Page};
+use crate::{ApiError, Call, Content, Events, Page};
 
 /// The query of `listWorkflows`.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -124,6 +124,12 @@ pub trait Service: Send + Sync + 'static {
         call: Call,
         wid: String,
     ) -> impl Future<Output = Result<Vec<StepRow>, ApiError>> + Send;
+    /// Streams what happens in a run, as it happens
+    fn stream_run(
+        &self,
+        call: Call,
+        wid: String,
+    ) -> impl Future<Output = Result<Events, ApiError>> + Send;
     /// Reads everything about a run, with the reason why it is where it is
     fn get_run_view(
         &self,
@@ -543,6 +549,23 @@ impl<S: Service> Routes<S> {
             .list_run_steps(Call::of(request), wid.0)
             .await
             .map(|answer| ListRunStepsSuccess::Ok(Json(answer)))
+    }
+
+    /// Streams what happens in a run, as it happens
+    #[oai(
+        path = "/api/runs/:wid/stream",
+        method = "get",
+        operation_id = "streamRun",
+        tag = "Tag::Runs"
+    )]
+    async fn stream_run(
+        &self,
+        request: &Request,
+        /// The id of a workflow or run.
+        #[oai(name = "wid", validator(min_length = 1, max_length = 500))]
+        wid: Path<String>,
+    ) -> Result<Events, ApiError> {
+        self.0.stream_run(Call::of(request), wid.0).await
     }
 
     /// Reads everything about a run, with the reason why it is where it is

@@ -87,6 +87,12 @@ pub const OPERATIONS: &[Operation] = &[
     },
     Operation {
         method: "GET",
+        path: "/api/runs/{wid}/stream",
+        query: &[],
+        body: Body::None,
+    },
+    Operation {
+        method: "GET",
         path: "/api/runs/{wid}/view",
         query: &[],
         body: Body::None,
