@@ -77,6 +77,8 @@ pub struct Config {
     pub die_at: Option<Death>,
     /// `STEPWELL_SLOTS`: workflows executed at the same time. Default: 1000.
     pub slots: usize,
+    /// `STEPWELL_SERVER`: the server that commands talk to, instead of the database. Default: none.
+    pub server: Option<String>,
     /// `TRACE_BASE_URL`: an http(s) URL with `{traceId}` and optionally `{spanId}`. Default: none.
     pub trace_base_url: Option<String>,
 }
@@ -169,6 +171,7 @@ impl Config {
             )?),
             die_at: env.parsed("STEPWELL_DIE_AT", None, |text| Death::parse(text).map(Some))?,
             slots: env.number("STEPWELL_SLOTS", 1_000, positive, |n| *n > 0)?,
+            server: env.text("STEPWELL_SERVER"),
             trace_base_url: env.trace_base_url()?,
         })
     }
@@ -207,6 +210,11 @@ impl Config {
             .join(HOME)
             .join("sandbox")
     }
+}
+
+/// A variable that means something to a person's session and nothing to a service.
+pub fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
 /// The name of this machine.

@@ -110,7 +110,7 @@ async fn admit(request: &mut Request, front: &Front) -> Result<(), Response> {
     let bad = |code: &str, message: String| {
         Err(ApiError::new(StatusCode::BAD_REQUEST, code, message).into_response())
     };
-    let path = request.original_uri().path().to_owned();
+    let path = request.uri().path().to_owned();
     if decoded(&path).is_none_or(|text| text.contains('\0')) {
         return bad(
             "invalid_path",
@@ -143,10 +143,7 @@ async fn admit(request: &mut Request, front: &Front) -> Result<(), Response> {
         let methods: Vec<&str> = matching.iter().map(|operation| operation.method).collect();
         return Err(not_allowed(&methods.join(", ")));
     };
-    if let Err(message) = check_query(
-        request.original_uri().query().unwrap_or_default(),
-        operation.query,
-    ) {
+    if let Err(message) = check_query(request.uri().query().unwrap_or_default(), operation.query) {
         return bad("invalid_query", message);
     }
     check_body(request, operation.body, front.body_bytes).await

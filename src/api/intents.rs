@@ -10,6 +10,7 @@ pub(super) async fn create(
     body: models::NewIntent,
 ) -> Result<models::IntentCreated, ApiError> {
     let intent = NewIntent {
+        id: body.intent_id.map(String::from),
         goal: body.goal.into(),
         inputs: body.inputs.into_iter().collect(),
         constraints: body.constraints.into_iter().collect(),

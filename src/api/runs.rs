@@ -217,6 +217,9 @@ pub(super) fn step(step: RunStep) -> models::StepRow {
 
 fn task(task: RunTask) -> models::RunTask {
     models::RunTask {
+        command: task.command(),
+        signal: task.signal(),
+        ordinal: task.task.ordinal,
         task_key: task.task.task_key,
         attempt: task.task.attempt,
         err_code: task.task.err_code,

@@ -1,7 +1,8 @@
 //! Owns the service behind the routes: the product, and what the process says of itself. Each operation is a line to the file of its tag.
 
 use openapi::{
-    ApiError, Call, Content, Events, ListRunsQuery, ListWorkflowsQuery, Page, Service, models,
+    ApiError, Call, Content, Events, ListRunsQuery, ListWorkflowsQuery, Page, Service,
+    StreamRunQuery, models,
 };
 
 use super::{artifacts, health, intents, ops, runs, stream};
@@ -85,8 +86,13 @@ impl Service for ApiService {
         runs::send_event(self, &wid, body).await
     }
 
-    async fn stream_run(&self, call: Call, wid: String) -> Result<Events, ApiError> {
-        stream::get(self, &call, &wid).await
+    async fn stream_run(
+        &self,
+        call: Call,
+        wid: String,
+        query: StreamRunQuery,
+    ) -> Result<Events, ApiError> {
+        stream::get(self, &call, &wid, query).await
     }
 
     async fn get_artifact(&self, call: Call, id: String) -> Result<Content, ApiError> {

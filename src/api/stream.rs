@@ -1,7 +1,7 @@
 //! The stream of a run as server-sent events.
 
 use futures_util::stream;
-use openapi::{ApiError, Call, Events};
+use openapi::{ApiError, Call, Events, StreamRunQuery};
 use poem::{Body, http::StatusCode};
 use poem_openapi::types::ToJSON;
 use serde_json::{Value, json};
@@ -15,7 +15,12 @@ use crate::{
     },
 };
 
-pub(super) async fn get(service: &ApiService, call: &Call, id: &str) -> Result<Events, ApiError> {
+pub(super) async fn get(
+    service: &ApiService,
+    call: &Call,
+    id: &str,
+    query: StreamRunQuery,
+) -> Result<Events, ApiError> {
     let from = match &call.conditions.last_event_id {
         None => Position::default(),
         Some(text) => Position::parse(text).ok_or_else(|| {
@@ -28,7 +33,7 @@ pub(super) async fn get(service: &ApiService, call: &Call, id: &str) -> Result<E
     };
     let stream = service
         .product
-        .stream(id, from)
+        .stream(id, from, query.follow.unwrap_or(true))
         .await
         .map_err(errors::of_product)?;
     let events = stream::try_unfold(stream, |mut stream: RunStream| async move {

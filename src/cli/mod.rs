@@ -1,19 +1,31 @@
 //! The command line: one file per command. What goes to a person goes through here.
 
+mod api;
+mod artifacts;
 mod bench;
+mod follow;
 mod migrate;
+mod run;
+mod runs;
 mod serve;
+mod session;
+mod status_line;
+mod text;
 
 use std::{io::Write, process::ExitCode};
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config::{Config, ConfigError};
 
 /// Bad configuration, as `sysexits.h` numbers it.
 const EX_CONFIG: u8 = 78;
-/// The database cannot be reached.
+/// The database or the server cannot be reached.
 const EX_UNAVAILABLE: u8 = 69;
+/// Try again later.
+const EX_TEMPORARY: u8 = 75;
+/// Arguments that do not fit, as the parser of arguments itself says it.
+const EX_OF_CLAP: u8 = 2;
 
 /// A durable job runner: checkpointed steps on SQLite or Postgres.
 #[derive(Debug, Parser)]
@@ -27,10 +39,29 @@ struct Arguments {
 enum Command {
     /// Serve the API and execute runs, in one process, on the embedded database or `DATABASE_URL`.
     Serve,
+    /// Run a command as a durable run, with its output as it comes; the exit code is the command's.
+    Run(Box<run::Arguments>),
+    /// List runs, newest first.
+    Runs(runs::ListArguments),
+    /// Show a run: its steps, tasks and artifacts, and why it is where it is.
+    Show(runs::OneArguments),
+    /// Say in one sentence why a run is where it is.
+    Explain(runs::OneArguments),
+    /// Print what the commands of a run have printed.
+    Logs(runs::LogArguments),
+    /// Let a run go on that waits for its plan to be approved.
+    Approve(runs::ApproveArguments),
+    /// List and fetch what runs have left.
+    Artifacts(artifacts::Arguments),
     /// Bring the database's schema up to date, or rebuild half of it.
     Migrate(migrate::Arguments),
     /// Measure what the engine does on the database in use.
     Bench(bench::Arguments),
+    /// Print a script that completes this command line in a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
 }
 
 /// Why a command did not do what it was told.
@@ -42,6 +73,12 @@ pub(crate) enum CliError {
     Unavailable(String),
     #[error("{0}")]
     Failed(String),
+    #[error("{0}")]
+    Usage(String),
+    #[error("{message}")]
+    Refused { status: u16, message: String },
+    #[error("left; what was asked for is done by whoever executes the run")]
+    Interrupted(u8),
 }
 
 impl CliError {
@@ -49,7 +86,12 @@ impl CliError {
         match self {
             Self::Config(_) => EX_CONFIG,
             Self::Unavailable(_) => EX_UNAVAILABLE,
-            Self::Failed(_) => 1,
+            Self::Usage(_) => EX_OF_CLAP,
+            Self::Refused {
+                status: 429 | 503, ..
+            } => EX_TEMPORARY,
+            Self::Failed(_) | Self::Refused { .. } => 1,
+            Self::Interrupted(code) => *code,
         }
     }
 }
@@ -73,18 +115,26 @@ impl From<migration::MigrateError> for CliError {
 /// Runs the command that the arguments name.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    match run(arguments.command) {
-        Ok(()) => ExitCode::SUCCESS,
+    match run(&arguments.command) {
+        Ok(code) => code,
         Err(error) => {
-            let _ = writeln!(std::io::stderr(), "stepwell: {error}");
+            note(&error.to_string());
             ExitCode::from(error.exit_code())
         }
     }
 }
 
-fn run(command: Command) -> Result<(), CliError> {
+fn run(command: &Command) -> Result<ExitCode, CliError> {
+    if let Command::Completions { shell } = *command {
+        let mut parser = Arguments::command();
+        clap_complete::generate(shell, &mut parser, "stepwell", &mut std::io::stdout());
+        return Ok(ExitCode::SUCCESS);
+    }
     let config = Config::from_env()?;
-    crate::telemetry::init();
+    crate::telemetry::init(match command {
+        Command::Serve => crate::telemetry::OF_A_SERVICE,
+        _ => crate::telemetry::OF_A_COMMAND,
+    });
     if let Some(death) = config.die_at.clone() {
         crate::engine::points::die_at(death);
     }
@@ -92,13 +142,30 @@ fn run(command: Command) -> Result<(), CliError> {
         .enable_all()
         .build()
         .map_err(|e| CliError::Failed(e.to_string()))?;
-    runtime.block_on(async {
-        match command {
-            Command::Serve => serve::run(&config).await,
-            Command::Migrate(arguments) => migrate::run(&config, &arguments).await,
-            Command::Bench(arguments) => bench::run(&config, &arguments).await,
-        }
-    })
+    runtime.block_on(Box::pin(dispatch(&config, command)))
+}
+
+async fn dispatch(config: &Config, command: &Command) -> Result<ExitCode, CliError> {
+    match command {
+        Command::Run(arguments) => return run::run(config, arguments).await,
+        Command::Serve => serve::run(config).await?,
+        Command::Runs(arguments) => runs::list(config, arguments).await?,
+        Command::Show(arguments) => runs::show(config, arguments).await?,
+        Command::Explain(arguments) => runs::explain(config, arguments).await?,
+        Command::Logs(arguments) => runs::logs(config, arguments).await?,
+        Command::Approve(arguments) => runs::approve(config, arguments).await?,
+        Command::Artifacts(arguments) => artifacts::run(config, arguments).await?,
+        Command::Migrate(arguments) => migrate::run(config, arguments).await?,
+        Command::Bench(arguments) => bench::run(config, arguments).await?,
+        // Printed before anything is read.
+        Command::Completions { .. } => {}
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints a line about what is going on, beside what was asked for.
+pub(crate) fn note(line: &str) {
+    let _ = writeln!(std::io::stderr(), "stepwell: {line}");
 }
 
 /// Prints a line for a person or a pipe; a closed pipe is their wish.

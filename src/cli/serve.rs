@@ -5,13 +5,12 @@ use std::{net::Ipv4Addr, sync::Arc};
 use poem::{Server, listener::TcpAcceptor};
 use tokio::sync::watch;
 
-use super::{CliError, say};
+use super::{CliError, say, session::launch};
 use crate::{
     api::{self, ApiService},
-    config::{Config, SandboxMode},
-    engine::{self, Engine},
-    intent::{self, Product, Sandboxes},
-    sandbox::{self, Local, Mock, Sandbox},
+    config::Config,
+    engine,
+    intent::{self, Product},
     store::Database,
 };
 
@@ -19,17 +18,6 @@ pub(super) async fn run(config: &Config) -> Result<(), CliError> {
     let db = Database::connect(&config.database()).await?;
     engine::migrate(&db).await?;
     let failed = |e: &dyn std::fmt::Display| CliError::Failed(e.to_string());
-    let root = config.sandbox_root();
-    match sandbox::reap(&root) {
-        Ok(0) => {}
-        Ok(reaped) => tracing::info!(reaped, "removed what tasks of dead processes had left"),
-        Err(error) => {
-            tracing::warn!(%error, ?root, "cannot look for what tasks of dead processes have left")
-        }
-    }
-    let builder = Engine::builder(db.clone(), config.engine());
-    let builder =
-        intent::register(builder, &db, config, sandboxes(config)).map_err(|e| failed(&e))?;
     let mut listeners = Vec::new();
     for (port, what) in [(config.port, "the API"), (config.admin_port, "health")] {
         let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await;
@@ -38,7 +26,7 @@ pub(super) async fn run(config: &Config) -> Result<(), CliError> {
         })?;
         listeners.push(listener);
     }
-    let engine = builder.launch();
+    let engine = launch(config, &db)?;
     let product = Product::new(engine.client().clone(), config);
     let (stop, _) = watch::channel(false);
     let stop = Arc::new(stop);
@@ -68,20 +56,6 @@ pub(super) async fn run(config: &Config) -> Result<(), CliError> {
     engine.shutdown().await;
     servers.shutdown().await;
     Ok(())
-}
-
-fn sandboxes(config: &Config) -> Sandboxes {
-    let local = Arc::new(Sandbox::Local(Local {
-        root: config.sandbox_root(),
-        chaos_sleep: config.chaos_sleep,
-    }));
-    let configured = match config.sandbox_mode {
-        SandboxMode::Mock => Arc::new(Sandbox::Mock(Mock {
-            chaos_sleep: config.chaos_sleep,
-        })),
-        SandboxMode::Local => Arc::clone(&local),
-    };
-    Sandboxes { configured, local }
 }
 
 fn greet(db: &Database, config: &Config, addresses: &[std::net::SocketAddr]) {

@@ -55,6 +55,11 @@ impl Client {
         }
     }
 
+    /// A client in a process that executes nothing. What it starts is found by the next heartbeat of a process that does.
+    pub fn without_engine(db: Database, app_version: String) -> Self {
+        Self::new(db, Arc::default(), app_version)
+    }
+
     /// The database behind it.
     pub fn database(&self) -> &Database {
         &self.db

@@ -80,6 +80,20 @@ pub struct RunTask {
     pub artifacts: Vec<ArtifactRef>,
 }
 
+impl RunTask {
+    /// What it runs.
+    pub fn command(&self) -> String {
+        let request: Value = serde_json::from_str(&self.task.request).unwrap_or_default();
+        request["cmd"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// The signal that ended the command.
+    pub fn signal(&self) -> Option<i32> {
+        let response: Value = serde_json::from_str(&self.task.response).ok()?;
+        i32::try_from(response["signal"].as_i64()?).ok()
+    }
+}
+
 /// Everything about a run.
 #[derive(Debug, Clone)]
 pub struct RunView {

@@ -27,8 +27,10 @@ use crate::{
 const DEFAULT_RECIPE: &str = "compile-default";
 
 /// Something that somebody wants done.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct NewIntent {
+    /// Its id, if the caller has one of its own.
+    pub id: Option<String>,
     /// In words; not blank.
     pub goal: String,
     /// With what.
@@ -125,23 +127,43 @@ pub struct StartRun {
 }
 
 impl Product {
-    /// Stores an intent and answers its id.
+    /// Stores an intent and answers its id. The same intent under the same id again is stored already.
     ///
     /// # Errors
-    /// [`IntentError::Store`].
+    /// [`IntentError::Conflict`] when another intent has its id, [`IntentError::Store`].
     pub async fn create_intent(&self, intent: NewIntent) -> Result<String, IntentError> {
-        let id = ids::intent();
-        let encode = |map: Map<String, Value>| Value::Object(map).to_string();
+        let encode = |map: Map<String, Value>| canonical_json(&Value::Object(map));
         let model = intents::Model {
-            id: id.clone(),
+            id: intent.id.clone().unwrap_or_else(ids::intent),
             goal: intent.goal,
             inputs: encode(intent.inputs),
             constraints: encode(intent.constraints),
             connectors: intent.connectors.map(|list| json!(list).to_string()),
             created_at: self.now().await?,
         };
-        retrying(|| async { intent_rows::insert(&self.db().write(), model.clone()).await }).await?;
-        Ok(id)
+        let stored =
+            retrying(|| async { intent_rows::insert(&self.db().write(), model.clone()).await })
+                .await?;
+        if stored {
+            return Ok(model.id);
+        }
+        let first = intent_rows::find(&self.db().read(), &model.id).await?;
+        let same = |first: &intents::Model| {
+            intents::Model {
+                created_at: first.created_at,
+                ..model.clone()
+            } == *first
+        };
+        if first.as_ref().is_some_and(same) {
+            return Ok(model.id);
+        }
+        Err(IntentError::conflict(
+            "intent_drift",
+            format!(
+                "there is another intent with the id {:?}; give this one an id of its own",
+                model.id
+            ),
+        ))
     }
 
     /// One intent.

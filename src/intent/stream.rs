@@ -71,19 +71,26 @@ pub struct RunStream {
     product: Product,
     run: String,
     position: Position,
+    follow: bool,
     closed: bool,
 }
 
 impl Product {
-    /// The stream of a run from a position on.
+    /// The stream of a run from a position on; without `follow` it ends where the run stands now.
     ///
     /// # Errors
     /// [`IntentError::NotFound`].
-    pub async fn stream(&self, id: &str, from: Position) -> Result<RunStream, IntentError> {
+    pub async fn stream(
+        &self,
+        id: &str,
+        from: Position,
+        follow: bool,
+    ) -> Result<RunStream, IntentError> {
         Ok(RunStream {
             product: self.clone(),
             run: self.run_row(id).await?.id,
             position: from,
+            follow,
             closed: false,
         })
     }
@@ -104,6 +111,7 @@ impl RunStream {
         loop {
             match self.look().await {
                 Ok(happened) if !happened.is_empty() => return Ok(Some(happened)),
+                Ok(_) if !self.follow => return Ok(None),
                 Ok(_) => {}
                 // A reader outlives a restart of the database.
                 Err(IntentError::Store(error)) if error.is_transient() => {

@@ -1,8 +1,8 @@
 //! Owns the rows of intents and recipes.
 
 use sea_orm::{
-    ActiveModelTrait, ColumnTrait, ConnectionTrait, EntityTrait, IntoActiveModel, QueryFilter,
-    QueryOrder,
+    ColumnTrait, ConnectionTrait, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder,
+    sea_query::OnConflict,
 };
 
 use super::{
@@ -10,10 +10,16 @@ use super::{
     error::StoreError,
 };
 
-/// Stores an intent.
-pub async fn insert(tx: &impl ConnectionTrait, intent: intents::Model) -> Result<(), StoreError> {
-    intent.into_active_model().insert(tx).await?;
-    Ok(())
+/// Stores an intent; false when there is one with its id.
+pub async fn insert(tx: &impl ConnectionTrait, intent: intents::Model) -> Result<bool, StoreError> {
+    let taken = OnConflict::column(intents::Column::Id)
+        .do_nothing()
+        .to_owned();
+    let inserted = intents::Entity::insert(intent.into_active_model())
+        .on_conflict(taken)
+        .exec_without_returning(tx)
+        .await?;
+    Ok(inserted == 1)
 }
 
 /// One intent.

@@ -2,13 +2,14 @@
 
 use tracing_subscriber::EnvFilter;
 
-/// What is logged when `RUST_LOG` does not say.
-const DEFAULT_FILTER: &str = "info,sqlx=warn,sea_orm=warn,sea_orm_migration=warn";
+/// What a service logs when `RUST_LOG` does not say.
+pub const OF_A_SERVICE: &str = "info,sqlx=warn,sea_orm=warn,sea_orm_migration=warn";
+/// What a command logs whose output somebody reads.
+pub const OF_A_COMMAND: &str = "warn";
 
-/// Starts to write logs to standard error, as `RUST_LOG` filters them.
-pub fn init() {
-    let filter =
-        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
+/// Starts to write logs to standard error, as `RUST_LOG` filters them, or `otherwise`.
+pub fn init(otherwise: &str) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(otherwise));
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

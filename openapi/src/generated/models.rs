@@ -176,6 +176,17 @@ pub struct NewIntent {
     /// With what. A job has command, tests, files, env and timeoutMs.
     #[oai(rename = "inputs")]
     pub inputs: JsonObject,
+    /// Its id; a new one by default.
+    #[oai(
+        rename = "intentId",
+        skip_serializing_if_is_none,
+        validator(
+            min_length = 1,
+            max_length = 100,
+            pattern = "^[A-Za-z0-9][A-Za-z0-9._-]*$"
+        )
+    )]
+    pub intent_id: Option<Text>,
 }
 
 /// What is asked of somebody.
@@ -354,12 +365,21 @@ pub struct RunTask {
     /// From 1.
     #[oai(rename = "attempt")]
     pub attempt: i32,
+    /// What it runs.
+    #[oai(rename = "command")]
+    pub command: String,
     /// How it ended; `NONE` is well.
     #[oai(rename = "errCode")]
     pub err_code: String,
-    /// The exit code.
+    /// The exit code; 128 and the number of the signal for a command that one ended.
     #[oai(rename = "exit", skip_serializing_if_is_none)]
     pub exit: Option<i32>,
+    /// Its place in the run, from 0.
+    #[oai(rename = "ordinal")]
+    pub ordinal: i32,
+    /// The signal that ended the command.
+    #[oai(rename = "signal", skip_serializing_if_is_none)]
+    pub signal: Option<i32>,
     /// Its id.
     #[oai(rename = "taskKey")]
     pub task_key: String,

@@ -48,6 +48,13 @@ pub struct ListRunsQuery {
     pub cursor: Option<String>,
 }
 
+/// The query of `streamRun`.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct StreamRunQuery {
+    /// Whether to wait for what has not happened yet; true by default.
+    pub follow: Option<bool>,
+}
+
 /// What the service does.
 pub trait Service: Send + Sync + 'static {
     /// Reads the content of an artifact
@@ -129,6 +136,7 @@ pub trait Service: Send + Sync + 'static {
         &self,
         call: Call,
         wid: String,
+        query: StreamRunQuery,
     ) -> impl Future<Output = Result<Events, ApiError>> + Send;
     /// Reads everything about a run, with the reason why it is where it is
     fn get_run_view(
@@ -564,8 +572,17 @@ impl<S: Service> Routes<S> {
         /// The id of a workflow or run.
         #[oai(name = "wid", validator(min_length = 1, max_length = 500))]
         wid: Path<String>,
+        /// Whether to wait for what has not happened yet; true by default.
+        #[oai(name = "follow")]
+        follow: Query<Option<bool>>,
     ) -> Result<Events, ApiError> {
-        self.0.stream_run(Call::of(request), wid.0).await
+        self.0
+            .stream_run(
+                Call::of(request),
+                wid.0,
+                StreamRunQuery { follow: follow.0 },
+            )
+            .await
     }
 
     /// Reads everything about a run, with the reason why it is where it is

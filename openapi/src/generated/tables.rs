@@ -88,7 +88,7 @@ pub const OPERATIONS: &[Operation] = &[
     Operation {
         method: "GET",
         path: "/api/runs/{wid}/stream",
-        query: &[],
+        query: &["follow"],
         body: Body::None,
     },
     Operation {

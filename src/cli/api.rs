@@ -1,0 +1,185 @@
+//! Owns the conversation with the API: that of a server, or that of this very process, which is called without a network in between. Either way it is
+//! the same API, so that a command does the same in both.
+
+use futures_util::{
+    StreamExt, TryStreamExt,
+    stream::{BoxStream, Stream},
+};
+use poem::{
+    Body, Endpoint, EndpointExt, Request, Response,
+    endpoint::BoxEndpoint,
+    http::{HeaderMap, Method, StatusCode, Uri, header},
+};
+use serde_json::Value;
+
+use super::CliError;
+
+/// Where the API is.
+enum Transport {
+    Server {
+        base: String,
+        token: Option<String>,
+        http: reqwest::Client,
+    },
+    Here(BoxEndpoint<'static, Response>),
+}
+
+/// An answer whose body has not been read.
+pub(super) struct Answer {
+    pub(super) headers: HeaderMap,
+    pub(super) body: BoxStream<'static, Result<Vec<u8>, String>>,
+}
+
+/// The API, wherever it is.
+pub(super) struct Api(Transport);
+
+impl Api {
+    /// The API of the server at `base`.
+    pub(super) fn of_server(base: &str, token: Option<String>) -> Result<Self, CliError> {
+        let http = reqwest::Client::builder()
+            .build()
+            .map_err(|e| CliError::Failed(e.to_string()))?;
+        let base = base.trim_end_matches('/').to_owned();
+        Ok(Self(Transport::Server { base, token, http }))
+    }
+
+    /// The API of this process.
+    pub(super) fn here(app: impl Endpoint<Output = Response> + 'static) -> Self {
+        Self(Transport::Here(app.boxed()))
+    }
+
+    pub(super) async fn get(&self, path: &str) -> Result<Value, CliError> {
+        document(self.call(Method::GET, path, None, &[]).await?).await
+    }
+
+    pub(super) async fn post(&self, path: &str, body: &Value) -> Result<Value, CliError> {
+        document(self.call(Method::POST, path, Some(body), &[]).await?).await
+    }
+
+    /// Asks with headers, and leaves the body to be read as it comes.
+    pub(super) async fn open(
+        &self,
+        path: &str,
+        headers: &[(&'static str, &str)],
+    ) -> Result<Answer, CliError> {
+        self.call(Method::GET, path, None, headers).await
+    }
+
+    async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+        headers: &[(&'static str, &str)],
+    ) -> Result<Answer, CliError> {
+        let (status, answer) = match &self.0 {
+            Transport::Server { base, token, http } => {
+                let mut request = http.request(method, format!("{base}{path}"));
+                if let Some(token) = token {
+                    request = request.bearer_auth(token);
+                }
+                if let Some(body) = body {
+                    request = request.json(body);
+                }
+                for (name, value) in headers {
+                    request = request.header(*name, *value);
+                }
+                let response = request.send().await.map_err(|e| unreachable(base, &e))?;
+                let (status, headers) = (response.status(), response.headers().clone());
+                let pieces = response
+                    .bytes_stream()
+                    .map_ok(|bytes| bytes.to_vec())
+                    .map_err(|e| e.to_string());
+                let body = pieces.boxed();
+                (status, Answer { headers, body })
+            }
+            Transport::Here(app) => {
+                let uri: Uri = path
+                    .parse()
+                    .map_err(|_| CliError::Failed(format!("{path:?} is no path")))?;
+                let mut request = Request::builder()
+                    .method(method)
+                    .uri(uri)
+                    .header(header::HOST, "localhost");
+                for (name, value) in headers {
+                    request = request.header(*name, *value);
+                }
+                let request = match body {
+                    None => request.finish(),
+                    Some(body) => request
+                        .header(header::CONTENT_TYPE, "application/json")
+                        .body(body.to_string()),
+                };
+                let response = app
+                    .call(request)
+                    .await
+                    .map_err(|e| CliError::Failed(e.to_string()))?;
+                let (parts, body) = response.into_parts();
+                let headers = parts.headers;
+                (
+                    parts.status,
+                    Answer {
+                        headers,
+                        body: pieces(body).boxed(),
+                    },
+                )
+            }
+        };
+        if status.is_success() {
+            Ok(answer)
+        } else {
+            Err(refused(status, answer).await)
+        }
+    }
+}
+
+fn pieces(body: Body) -> impl Stream<Item = Result<Vec<u8>, String>> + Send + 'static {
+    body.into_bytes_stream()
+        .map_ok(|bytes| bytes.to_vec())
+        .map_err(|e| e.to_string())
+}
+
+/// All of a body; small, as documents are.
+async fn whole(answer: Answer) -> Result<Vec<u8>, String> {
+    answer.body.try_concat().await
+}
+
+async fn document(answer: Answer) -> Result<Value, CliError> {
+    let bytes = whole(answer).await.map_err(CliError::Unavailable)?;
+    serde_json::from_slice(&bytes)
+        .map_err(|e| CliError::Failed(format!("the answer is not JSON: {e}")))
+}
+
+async fn refused(status: StatusCode, answer: Answer) -> CliError {
+    let bytes = whole(answer).await.unwrap_or_default();
+    let body: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+    let message = body["error"]
+        .as_str()
+        .map_or_else(|| format!("the server answered {status}"), str::to_owned);
+    CliError::Refused {
+        status: status.as_u16(),
+        message,
+    }
+}
+
+fn unreachable(base: &str, error: &reqwest::Error) -> CliError {
+    if error.is_connect() {
+        CliError::Unavailable(format!(
+            "nothing answers at {base}; start a server with `stepwell serve`, or leave --server out to work on the database itself"
+        ))
+    } else {
+        CliError::Unavailable(format!("{base} did not answer: {error}"))
+    }
+}
+
+/// Text as a segment of a path or a value of a query.
+pub(super) fn encoded(text: &str) -> String {
+    text.bytes().fold(String::new(), |mut path, byte| {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
+            path.push(char::from(byte));
+        } else {
+            path.push_str(&format!("%{byte:02X}"));
+        }
+        path
+    })
+}
