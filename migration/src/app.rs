@@ -1,5 +1,7 @@
 //! Owns the `app` half of the schema. A migration that has landed never changes; the next one does.
 
+mod cancellations;
+
 use sea_orm_migration::{
     MigrationName, MigrationTrait, MigratorTrait, SchemaManager,
     async_trait::async_trait,
@@ -16,7 +18,7 @@ pub(crate) struct Migrator;
 
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(Initial)]
+        vec![Box::new(Initial), Box::new(cancellations::Cancellations)]
     }
 }
 
@@ -42,7 +44,8 @@ pub(crate) async fn drop(tx: &DatabaseTransaction) -> Result<(), DbErr> {
         return Ok(());
     }
     drop_views(tx).await?;
-    for table in TABLES.iter().map(|(name, _)| *name).chain([LEDGER]) {
+    let later = [cancellations::TABLE, LEDGER];
+    for table in TABLES.iter().map(|(name, _)| *name).chain(later) {
         tx.execute_unprepared(&format!("DROP TABLE IF EXISTS {table}"))
             .await?;
     }
@@ -79,7 +82,7 @@ pub(crate) async fn create_views(tx: &DatabaseTransaction) -> Result<(), DbErr> 
 
 /// Deletes what the engine noted about workflows that are gone, in a transaction that [`up`] has prepared.
 pub(crate) async fn forget_workflows(tx: &DatabaseTransaction) -> Result<(), DbErr> {
-    for table in ["claims", "waits"] {
+    for table in ["claims", "waits", cancellations::TABLE] {
         tx.execute_unprepared(&format!("DELETE FROM {table}"))
             .await?;
     }

@@ -9,7 +9,10 @@ use std::collections::BTreeMap;
 pub use answers::{ApiError, Call, CallInfo, Content, Page};
 pub use generated::{
     models,
-    routes::{ListRunsQuery, ListWorkflowsQuery, Routes, Service},
+    routes::{
+        GetMarksQuery, GetSlowMarksQuery, ListRunsQuery, ListWorkflowsQuery, Routes, Service,
+        StartCrashDemoQuery, StartSleepQuery, StartSlowStepQuery,
+    },
     tables::OPERATIONS,
 };
 

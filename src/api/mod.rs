@@ -11,6 +11,7 @@ mod json_check;
 mod ops;
 mod runs;
 mod service;
+mod utility;
 
 use std::sync::Arc;
 

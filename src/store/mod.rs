@@ -3,6 +3,7 @@
 pub mod app_rows;
 pub mod artifacts;
 pub mod backend;
+pub mod cancellations;
 pub mod checkpoints;
 pub mod claims;
 pub mod dialect;
@@ -11,7 +12,9 @@ pub mod error;
 pub mod executors;
 pub mod explain;
 pub mod intents;
+pub mod marks;
 pub mod messages;
+pub mod ops;
 pub mod planner_calls;
 pub mod queue_limits;
 pub mod runs;
