@@ -1,5 +1,6 @@
 //! Owns the `app` half of the schema. A migration that has landed never changes; the next one does.
 
+mod cancellations;
 mod outputs;
 
 use sea_orm_migration::{
@@ -18,7 +19,11 @@ pub(crate) struct Migrator;
 
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(Initial), Box::new(outputs::Outputs)]
+        vec![
+            Box::new(Initial),
+            Box::new(outputs::Outputs),
+            Box::new(cancellations::Cancellations),
+        ]
     }
 }
 
@@ -45,7 +50,8 @@ pub(crate) async fn drop(tx: &DatabaseTransaction) -> Result<(), DbErr> {
     }
     drop_views(tx).await?;
     let tables = TABLES.iter().chain(outputs::TABLES);
-    for table in tables.map(|(name, _)| *name).chain([LEDGER]) {
+    let tables = tables.map(|(name, _)| *name);
+    for table in tables.chain([cancellations::TABLE, LEDGER]) {
         tx.execute_unprepared(&format!("DROP TABLE IF EXISTS {table}"))
             .await?;
     }
@@ -82,7 +88,7 @@ pub(crate) async fn create_views(tx: &DatabaseTransaction) -> Result<(), DbErr> 
 
 /// Deletes what the engine noted about workflows that are gone, in a transaction that [`up`] has prepared.
 pub(crate) async fn forget_workflows(tx: &DatabaseTransaction) -> Result<(), DbErr> {
-    for table in ["claims", "waits"] {
+    for table in ["claims", "waits", cancellations::TABLE] {
         tx.execute_unprepared(&format!("DELETE FROM {table}"))
             .await?;
     }

@@ -12,6 +12,7 @@ mod ops;
 mod runs;
 mod service;
 mod stream;
+mod utility;
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! The operations on workflows: the read half of the ops plane.
+//! The operations on workflows, and the retry of runs.
 
 use openapi::{ApiError, ListWorkflowsQuery, Page, models};
 
@@ -8,7 +8,7 @@ use super::{
     service::ApiService,
 };
 use crate::{
-    intent::{StepSummary, WorkflowQuery, WorkflowSummary},
+    intent::{By, ForkRequest, StepSummary, WorkflowQuery, WorkflowSummary},
     store::status::WorkflowStatus,
 };
 
@@ -58,6 +58,77 @@ pub(super) async fn steps(
         .await
         .map_err(errors::of_product)?;
     Ok(steps.into_iter().map(step).collect())
+}
+
+fn by(actor: Option<openapi::Text>, reason: Option<openapi::Text>) -> By {
+    By {
+        actor: actor.map(String::from),
+        reason: reason.map(String::from),
+    }
+}
+
+pub(super) async fn cancel(
+    service: &ApiService,
+    workflow_id: String,
+    body: models::OpsAction,
+) -> Result<models::OpsAccepted, ApiError> {
+    let by = by(body.actor, body.reason);
+    let cancelled = service.product.cancel_workflow(&workflow_id, &by).await;
+    cancelled.map_err(errors::of_product)?;
+    Ok(models::OpsAccepted {
+        accepted: true,
+        workflow_id,
+    })
+}
+
+pub(super) async fn resume(
+    service: &ApiService,
+    workflow_id: String,
+    body: models::OpsAction,
+) -> Result<models::OpsAccepted, ApiError> {
+    let by = by(body.actor, body.reason);
+    let resumed = service.product.resume_workflow(&workflow_id, &by).await;
+    resumed.map_err(errors::of_product)?;
+    Ok(models::OpsAccepted {
+        accepted: true,
+        workflow_id,
+    })
+}
+
+pub(super) async fn fork(
+    service: &ApiService,
+    workflow_id: String,
+    body: models::ForkWorkflow,
+) -> Result<models::WorkflowForked, ApiError> {
+    let request = ForkRequest {
+        step_n: body.step_n,
+        app_version: body.app_version.map(String::from),
+        by: by(body.actor, body.reason),
+    };
+    let forked = service.product.fork_workflow(&workflow_id, &request).await;
+    Ok(models::WorkflowForked {
+        accepted: true,
+        forked_workflow_id: forked.map_err(errors::of_product)?.id,
+        workflow_id,
+    })
+}
+
+pub(super) async fn retry(
+    service: &ApiService,
+    id: &str,
+    body: models::OpsAction,
+) -> Result<models::RunRetried, ApiError> {
+    let by = by(body.actor, body.reason);
+    let retried = service
+        .product
+        .retry_run(id, &by)
+        .await
+        .map_err(errors::of_product)?;
+    Ok(models::RunRetried {
+        accepted: true,
+        new_run_id: retried.run_id,
+        from_step: retried.from_step.to_owned(),
+    })
 }
 
 fn summary(WorkflowSummary(row): WorkflowSummary) -> models::WorkflowSummary {

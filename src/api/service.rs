@@ -1,11 +1,9 @@
 //! Owns the service behind the routes: the product, and what the process says of itself. Each operation is a line to the file of its tag.
 
-use openapi::{
-    ApiError, Call, Content, Events, ListRunsQuery, ListWorkflowsQuery, Page, Service,
-    StreamRunQuery, models,
-};
+// Everything that the document names.
+use openapi::*;
 
-use super::{artifacts, health, intents, ops, runs, stream};
+use super::{artifacts, health, intents, ops, runs, stream, utility};
 use crate::{intent::Product, store::Database};
 
 /// The implementation of every operation.
@@ -121,5 +119,77 @@ impl Service for ApiService {
         wid: String,
     ) -> Result<Vec<models::WorkflowStep>, ApiError> {
         ops::steps(self, &wid).await
+    }
+
+    async fn cancel_workflow(
+        &self,
+        _: Call,
+        wid: String,
+        body: models::OpsAction,
+    ) -> Result<models::OpsAccepted, ApiError> {
+        ops::cancel(self, wid, body).await
+    }
+
+    async fn resume_workflow(
+        &self,
+        _: Call,
+        wid: String,
+        body: models::OpsAction,
+    ) -> Result<models::OpsAccepted, ApiError> {
+        ops::resume(self, wid, body).await
+    }
+
+    async fn fork_workflow(
+        &self,
+        _: Call,
+        wid: String,
+        body: models::ForkWorkflow,
+    ) -> Result<models::WorkflowForked, ApiError> {
+        ops::fork(self, wid, body).await
+    }
+
+    async fn retry_run(
+        &self,
+        _: Call,
+        wid: String,
+        body: models::OpsAction,
+    ) -> Result<models::RunRetried, ApiError> {
+        ops::retry(self, &wid, body).await
+    }
+
+    async fn start_sleep(
+        &self,
+        _: Call,
+        query: StartSleepQuery,
+    ) -> Result<models::OpsAccepted, ApiError> {
+        utility::start_sleep(self, query).await
+    }
+
+    async fn start_slow_step(
+        &self,
+        _: Call,
+        query: StartSlowStepQuery,
+    ) -> Result<models::OpsAccepted, ApiError> {
+        utility::start_slow_step(self, query).await
+    }
+
+    async fn get_slow_marks(
+        &self,
+        _: Call,
+        query: GetSlowMarksQuery,
+    ) -> Result<models::Marks, ApiError> {
+        utility::marks(self, &query.wf).await
+    }
+
+    async fn start_crash_demo(
+        &self,
+        _: Call,
+        query: StartCrashDemoQuery,
+    ) -> Result<models::OpsAccepted, ApiError> {
+        utility::start_crash_demo(self, query).await
+    }
+
+    async fn get_marks(&self, _: Call, query: GetMarksQuery) -> Result<models::Marks, ApiError> {
+        utility::marks(self, &query.wf).await
     }
 }

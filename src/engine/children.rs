@@ -1,6 +1,6 @@
 //! Owns child workflows: starting them in the parent's checkpoint, and awaiting them without holding anything.
 
-use std::{future::Future, marker::PhantomData};
+use std::{collections::HashMap, future::Future, marker::PhantomData};
 
 use serde::de::DeserializeOwned;
 
@@ -12,6 +12,8 @@ use super::{
     workflow::{Workflow, encode_input},
 };
 use crate::store::{
+    StoreError,
+    cancellations::{self, PutBack},
     checkpoints::Output,
     status::WorkflowStatus,
     waits::Condition,
@@ -35,6 +37,8 @@ pub struct ChildOptions {
 pub struct Child<O> {
     /// Its workflow id.
     pub id: String,
+    /// Where it goes back to if its row no longer says.
+    queue: String,
     function_id: i32,
     started_now: bool,
     output: PhantomData<fn() -> O>,
@@ -61,6 +65,7 @@ impl Context {
                 let id = recorded.child_workflow_id.clone().unwrap_or_default();
                 return Ok(Child {
                     id,
+                    queue: options.queue,
                     function_id,
                     started_now: false,
                     output: PhantomData,
@@ -73,7 +78,7 @@ impl Context {
                 id: id.clone(),
                 name: W::NAME.into(),
                 input: input?,
-                queue_name: options.queue,
+                queue_name: options.queue.clone(),
                 queue_partition_key: self.partition_key().map(str::to_owned),
                 priority: self.priority(),
                 deduplication_id: None,
@@ -92,6 +97,7 @@ impl Context {
             });
             Ok(Child {
                 id,
+                queue: options.queue,
                 function_id,
                 started_now: true,
                 output: PhantomData,
@@ -141,32 +147,55 @@ impl Context {
         if !open.iter().all(|(child, _)| child.started_now) {
             self.settled().await;
             let ids: Vec<&str> = open.iter().map(|(child, _)| child.id.as_str()).collect();
-            let rows = {
+            let (rows, ours) = {
                 let _running = self.running();
-                persist("read the results of children", || async {
-                    workflows::results(&self.db.read(), &ids).await
-                })
-                .await
+                persist("read the results of children", || self.look_at(&ids)).await
             };
-            let mut by_id: std::collections::HashMap<String, WorkflowRow> = rows
+            let mut by_id: HashMap<String, WorkflowRow> = rows
                 .into_iter()
-                .filter(|row| {
-                    !matches!(
-                        row.status,
-                        WorkflowStatus::Enqueued
-                            | WorkflowStatus::Delayed
-                            | WorkflowStatus::Pending
-                    )
-                })
+                .filter(|row| !row.status.is_unfinished() && !ours.contains(&row.workflow_uuid))
                 .map(|row| (row.workflow_uuid.clone(), row))
                 .collect();
             if by_id.len() == ids.len() {
                 return ids.iter().filter_map(|id| by_id.remove(*id)).collect();
             }
+            self.put_back(open, &ours);
         }
         let first_run = contiguous(open.iter().map(|(child, _)| child.function_id));
         let _waiting = self.waiting(first_run.into_iter().collect(), Vec::new());
         suspended().await
+    }
+
+    /// The rows of the children `ids`, and those among them that a cancel of this workflow has ended.
+    async fn look_at(&self, ids: &[&str]) -> Result<(Vec<WorkflowRow>, Vec<String>), StoreError> {
+        let read = self.db.read();
+        let rows = workflows::results(&read, ids).await?;
+        let cancelled: Vec<&str> = rows
+            .iter()
+            .filter(|row| row.status == WorkflowStatus::Cancelled)
+            .map(|row| row.workflow_uuid.as_str())
+            .collect();
+        if cancelled.is_empty() {
+            return Ok((rows, Vec::new()));
+        }
+        let ours = cancellations::by_parent(&read, self.workflow_id(), &cancelled).await?;
+        Ok((rows, ours))
+    }
+
+    /// Puts the children that a cancel of this workflow has ended back into their queues, with the next checkpoint: it was resumed since.
+    fn put_back<O>(&self, open: &[(&Child<O>, &Call)], ours: &[String]) {
+        let children: Vec<PutBack> = open
+            .iter()
+            .filter(|(child, _)| ours.contains(&child.id))
+            .map(|(child, _)| PutBack {
+                id: child.id.clone(),
+                parent: self.workflow_id().to_owned(),
+                queue: child.queue.clone(),
+            })
+            .collect();
+        if !children.is_empty() {
+            self.with_outbox(|outbox| outbox.put_back.extend(children));
+        }
     }
 
     fn result_of<O>(&self, child: &Child<O>, call: &Call, row: WorkflowRow) -> Output {

@@ -133,6 +133,12 @@ impl Client {
         self.signals.due();
     }
 
+    /// Says that workflows were cancelled, after the commit that did it and the look at those who await them.
+    pub fn cancelled(&self) {
+        self.signals.cancelled();
+        self.signals.due();
+    }
+
     /// Waits until a workflow has ended, by looking every `every`, and answers its result.
     ///
     /// # Errors

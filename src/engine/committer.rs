@@ -4,7 +4,10 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use tokio::sync::{Mutex, mpsc, oneshot};
 
-use super::{limits, points, signals::Signals};
+use super::{
+    limits, points,
+    signals::{ANY_QUEUE, Signals},
+};
 use crate::store::{
     Database, StoreError,
     backend::{jitter, retrying},
@@ -175,8 +178,15 @@ impl Facts {
     fn of(batch: &[Submission], verdicts: &[Committed]) -> Self {
         let mut facts = Self::default();
         for (submission, verdict) in batch.iter().zip(verdicts) {
-            if *verdict == Committed::Verdict(Verdict::Go) {
-                facts.add(&submission.checkpoint, submission.parent.as_deref());
+            match verdict {
+                Committed::Verdict(Verdict::Go) => {
+                    facts.add(&submission.checkpoint, submission.parent.as_deref());
+                }
+                // It may have been resumed already, and its old claim was all that kept it in its queue.
+                Committed::Verdict(Verdict::KeptStop) => {
+                    facts.queues.insert(ANY_QUEUE.to_owned());
+                }
+                Committed::Verdict(Verdict::Lost) | Committed::Refused(_) => {}
             }
         }
         facts
@@ -189,6 +199,8 @@ impl Facts {
                 .iter()
                 .map(|child| child.queue_name.clone()),
         );
+        self.queues
+            .extend(checkpoint.put_back.iter().map(|child| child.queue.clone()));
         self.waiting.extend(
             checkpoint
                 .messages

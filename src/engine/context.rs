@@ -11,7 +11,7 @@ use std::{
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{clock::Clock, error::WorkflowError, limits};
+use super::{clock::Clock, error::WorkflowError, interrupt::Interrupt, limits};
 use crate::store::{
     Database,
     app_rows::{Row, RowChange},
@@ -28,6 +28,7 @@ pub struct Context {
     pub(super) app_version: String,
     pub(super) db: Database,
     pub(super) clock: Arc<Clock>,
+    pub(super) interrupt: Arc<Interrupt>,
     state: Mutex<State>,
 }
 
@@ -97,6 +98,7 @@ impl Context {
         recorded: Vec<StepRow>,
         db: Database,
         clock: Arc<Clock>,
+        interrupt: Arc<Interrupt>,
         app_version: String,
     ) -> Self {
         let outbox = Checkpoint {
@@ -118,6 +120,7 @@ impl Context {
             app_version,
             db,
             clock,
+            interrupt,
             state: Mutex::new(state),
         }
     }
@@ -140,6 +143,12 @@ impl Context {
     /// When it was created, epoch milliseconds.
     pub fn created_at(&self) -> i64 {
         self.claimed.workflow.created_at
+    }
+
+    /// From now on a cancel drops this execution in the middle of a step, and nothing of that step is recorded. Without this the step ends and
+    /// its result is kept.
+    pub fn stop_at_once_when_cancelled(&self) {
+        self.interrupt.allow();
     }
 
     /// Runs `body` once and records what it returns, success or error. Once the next operation starts, the record is committed; until then

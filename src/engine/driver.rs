@@ -121,18 +121,33 @@ pub(super) async fn drive(
                 Standing::Running | Standing::Waits | Standing::Nothing => {}
             }
         }
-        match &mut in_flight {
-            None => woken.notify.notified().await,
+        let interrupted = match &mut in_flight {
+            None => tokio::select! {
+                () = woken.notify.notified() => false,
+                () = context.interrupt.interrupted() => true,
+            },
             Some(answer) => tokio::select! {
-                () = woken.notify.notified() => {}
+                () = woken.notify.notified() => false,
+                () = context.interrupt.interrupted() => true,
                 committed = answer => {
                     in_flight = None;
                     if let Some(ended) = stop(context, committer, committed).await {
                         return ended;
                     }
                     context.committed();
+                    false
                 }
             },
+        };
+        if interrupted {
+            // The step's body ends here, before its claim does: nobody runs it side by side.
+            drop(function);
+            if let Some(answer) = in_flight.take()
+                && let Some(ended) = stop(context, committer, answer.await).await
+            {
+                return ended;
+            }
+            return finish(context, committer, context.take_outbox(), Ended::Stopped).await;
         }
         tokio::task::consume_budget().await;
     }

@@ -10,6 +10,7 @@ mod committer;
 mod context;
 mod driver;
 mod error;
+mod interrupt;
 mod limits;
 pub mod points;
 mod reconciler;

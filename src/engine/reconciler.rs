@@ -5,10 +5,22 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::store::{Database, StoreError, executors, waits};
+use crate::store::{Database, StoreError, cancellations, executors, waits};
 
 /// How often stale waits and strays are looked for: they do no harm, they only look untidy or wait.
 const TIDY_EVERY: Duration = Duration::from_secs(15);
+
+/// How far back a tidy round looks for cancels by other clients, and the first round of a process: to the beginning.
+const LOOK_BACK_MS: (i64, i64) = (120_000, i64::MAX / 2);
+
+/// What a round has found.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Found {
+    /// Whether something suspended is due.
+    pub(super) due: bool,
+    /// Whether workflows were cancelled.
+    pub(super) cancelled: bool,
+}
 
 /// Where the rounds stand.
 #[derive(Debug)]
@@ -16,6 +28,8 @@ pub(super) struct Reconciler {
     from: String,
     strays: i64,
     tidied: Instant,
+    /// How far back the next look for cancels by other clients goes when it is due by itself.
+    look_back_ms: i64,
 }
 
 impl Reconciler {
@@ -24,6 +38,7 @@ impl Reconciler {
             from: String::new(),
             strays: 0,
             tidied: Instant::now(),
+            look_back_ms: LOOK_BACK_MS.1,
         }
     }
 
@@ -32,18 +47,24 @@ impl Reconciler {
         &self.from
     }
 
-    /// Looks at the waits up to `end`, or begins again from the start; answers how many were due.
+    /// Looks at the waits up to `end`, or begins again from the start, and carries on cancels by other clients.
     pub(super) async fn round(
         &mut self,
         db: &Database,
         end: Option<String>,
+        cancelled_elsewhere: bool,
         expiry_ms: i64,
-    ) -> Result<u64, StoreError> {
+    ) -> Result<Found, StoreError> {
         let tidy = self.tidied.elapsed() >= TIDY_EVERY;
-        let mut found = 0;
+        let mut found = Found::default();
+        if tidy || cancelled_elsewhere || self.look_back_ms == LOOK_BACK_MS.1 {
+            found.cancelled = cancellations::carry_on(db, self.look_back_ms).await?;
+            found.due = found.cancelled;
+            self.look_back_ms = LOOK_BACK_MS.0;
+        }
         match end {
             Some(end) => {
-                found = waits::reconcile(&db.write(), &self.from, &end).await?;
+                found.due |= waits::reconcile(&db.write(), &self.from, &end).await? > 0;
                 if tidy {
                     waits::delete_stale(&db.write(), &self.from, &end).await?;
                 }

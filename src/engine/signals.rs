@@ -21,6 +21,8 @@ const CHANNEL: &str = "stepwell";
 const DBOS_CHANNEL: &str = "dbos_notifications_channel";
 /// The payload that says that a suspended workflow is due.
 const DUE: &str = "due";
+/// The payload that says that workflows were cancelled; no queue's name.
+const CANCELLED: &str = "*cancelled";
 /// The shortest time between two notifications of one process.
 const NOTIFY_EVERY: Duration = Duration::from_millis(10);
 /// How often a process looks whether another one has written to its SQLite file, while another one lives.
@@ -37,6 +39,8 @@ pub(super) struct Hints {
     pub(super) queues: BTreeSet<String>,
     /// Whether an execution has ended here.
     pub(super) ended: bool,
+    /// Whether workflows in execution may have been cancelled.
+    pub(super) cancelled: bool,
     /// When the next suspended workflow is due that nobody was told of, epoch milliseconds.
     pub(super) due_at: Option<i64>,
 }
@@ -86,6 +90,12 @@ impl Signals {
         }
     }
 
+    /// Workflows in execution may have been cancelled.
+    pub(super) fn cancelled(&self) {
+        self.hint(|hints| hints.cancelled = true);
+        self.tell(CANCELLED);
+    }
+
     /// Wakes the loop of this process: there is more of what was put back.
     pub(super) fn again(&self) {
         self.here.notify_one();
@@ -96,6 +106,7 @@ impl Signals {
         let mut hints = self.hints.lock().unwrap_or_else(PoisonError::into_inner);
         hints.due |= put.due;
         hints.ended |= put.ended;
+        hints.cancelled |= put.cancelled;
         hints.queues.extend(put.queues);
         hints.due_at = hints.due_at.into_iter().chain(put.due_at).min();
     }
@@ -191,6 +202,7 @@ async fn listen_on_postgres(
         let payload = notification.payload();
         match (notification.channel(), payload) {
             (CHANNEL, DUE) => signals.hint(|hints| hints.due = true),
+            (CHANNEL, CANCELLED) => signals.hint(|hints| hints.cancelled = true),
             (CHANNEL, queue) => signals.hint(|hints| {
                 hints.queues.insert(queue.to_owned());
             }),
@@ -227,6 +239,7 @@ async fn watch_sqlite(db: &Database, signals: &Signals) -> Result<(), sqlx::Erro
             seen = version;
             signals.hint(|hints| {
                 hints.due = true;
+                hints.cancelled = true;
                 hints.queues.insert(ANY_QUEUE.to_owned());
             });
         }

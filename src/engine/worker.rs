@@ -19,6 +19,7 @@ use super::{
     committer::Committer,
     context::Context,
     driver::{Ended, drive},
+    interrupt::Interrupt,
     reconciler::Reconciler,
     signals::{ANY_QUEUE, Hints, Signals},
     workflow::Registry,
@@ -26,6 +27,7 @@ use super::{
 use crate::store::{
     Database, StoreError,
     backend::{jitter, retrying},
+    cancellations,
     claims::{self, Charge, Claimed, Claimer},
     executors::{self, Pulse},
     queue_limits,
@@ -47,8 +49,15 @@ pub(super) struct Worker {
     pub(super) stopping: watch::Receiver<bool>,
 }
 
-/// What runs under one incarnation: its claims' tokens by workflow.
-type Running = Arc<Mutex<HashMap<String, String>>>;
+/// What runs under one incarnation, by workflow.
+type Running = Arc<Mutex<HashMap<String, Execution>>>;
+
+/// A workflow in execution.
+struct Execution {
+    /// The token of its claim.
+    token: String,
+    interrupt: Arc<Interrupt>,
+}
 
 /// One life of the process under one executor id.
 struct Incarnation {
@@ -145,6 +154,11 @@ impl Worker {
                 };
             }
             let hints = self.hints(life);
+            if hints.cancelled
+                && let Err(error) = self.interrupt_cancelled(life).await
+            {
+                tracing::debug!(%error, "could not look for cancelled workflows; the next heartbeat does");
+            }
             if let Err(error) = self.claim_round(life, &hints).await {
                 self.signals.put_back(hints);
                 tracing::warn!(%error, "a claim did not succeed");
@@ -218,18 +232,28 @@ impl Worker {
             .chain(pulse.next_deadline)
             .min();
         let mut hints = hints_of(&pulse);
-        if timed.is_some_and(|at| at <= pulse.now) && executors::pass_time(&self.db).await? > 0 {
-            hints.queues.insert(ANY_QUEUE.to_owned());
+        if timed.is_some_and(|at| at <= pulse.now) {
+            let started = executors::pass_delays(&self.db).await?;
+            let late = cancellations::pass_deadlines(&self.db).await?;
+            if started > 0 || !late.is_empty() {
+                hints.queues.insert(ANY_QUEUE.to_owned());
+                hints.due = true;
+                self.signals.cancelled();
+            }
         }
         let leads = pulse.leader.as_deref() == Some(life.claimer.executor_id.as_str());
         if leads && life.last_round.is_none_or(|at| at.elapsed() >= HEARTBEAT) {
             life.last_round = Some(Instant::now());
-            hints.due |= life
+            let found = life
                 .reconciler
-                .round(&self.db, pulse.round_end, expiry)
-                .await?
-                > 0;
+                .round(&self.db, pulse.round_end, pulse.cancelled_elsewhere, expiry)
+                .await?;
+            hints.due |= found.due;
+            if found.cancelled {
+                self.signals.cancelled();
+            }
         }
+        self.interrupt_cancelled(life).await?;
         life.next_due = pulse
             .next_due
             .filter(|at| *at > pulse.now)
@@ -240,13 +264,38 @@ impl Worker {
         Ok(true)
     }
 
+    /// Interrupts executions whose workflow is no longer theirs, if there are any that may be interrupted.
+    async fn interrupt_cancelled(&self, life: &Incarnation) -> Result<(), StoreError> {
+        let any = {
+            let running = life.running.lock().unwrap_or_else(PoisonError::into_inner);
+            running.values().any(|e| e.interrupt.is_allowed())
+        };
+        if !any {
+            return Ok(());
+        }
+        let stopped = claims::stopped(&self.db.read(), &life.claimer.executor_id).await?;
+        let running = life.running.lock().unwrap_or_else(PoisonError::into_inner);
+        for claim in stopped {
+            if let Some(execution) = running.get(&claim.workflow_id)
+                && execution.token == claim.token
+            {
+                execution.interrupt.want();
+            }
+        }
+        Ok(())
+    }
+
     /// Releases claims that carry this executor's id and that nobody here executes: the answer to their transaction was lost.
     async fn release_unheld(&self, life: &mut Incarnation) -> Result<(), StoreError> {
         let held = claims::held_by(&self.db.read(), &life.claimer.executor_id).await?;
         let unheld: Vec<_> = {
             let running = life.running.lock().unwrap_or_else(PoisonError::into_inner);
             held.into_iter()
-                .filter(|claim| running.get(&claim.workflow_id) != Some(&claim.token))
+                .filter(|claim| {
+                    running
+                        .get(&claim.workflow_id)
+                        .is_none_or(|execution| execution.token != claim.token)
+                })
                 .collect()
         };
         if !unheld.is_empty() {
@@ -283,10 +332,15 @@ impl Worker {
             let Some(workflow) = self.registry.get(&claimed.workflow.name) else {
                 continue;
             };
+            let interrupt = Arc::<Interrupt>::default();
+            let execution = Execution {
+                token: claimed.token.clone(),
+                interrupt: Arc::clone(&interrupt),
+            };
             life.running
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
-                .insert(id.clone(), claimed.token.clone());
+                .insert(id.clone(), execution);
             let slot = Slot {
                 running: Arc::clone(&life.running),
                 signals: Arc::clone(&self.signals),
@@ -299,6 +353,7 @@ impl Worker {
                 steps,
                 self.db.clone(),
                 Arc::clone(&self.clock),
+                interrupt,
                 self.options.app_version.clone(),
             );
             let committer = self.committer.clone();

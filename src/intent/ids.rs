@@ -11,7 +11,17 @@ pub(super) fn intent() -> String {
     with_prefix("it")
 }
 
+/// The id of a fork of ours, and of its run.
+pub(super) fn fork() -> String {
+    with_prefix("rn")
+}
+
+/// How the ids of a run's artifacts begin.
+pub(super) fn artifact_prefix(run: &str) -> String {
+    format!("artifact://run/{run}/")
+}
+
 /// The id of an artifact on the wire.
 pub(super) fn artifact_uri(run: &str, step: &str, task: &str, name: &str) -> String {
-    format!("artifact://run/{run}/step/{step}/task/{task}/{name}")
+    format!("{}step/{step}/task/{task}/{name}", artifact_prefix(run))
 }

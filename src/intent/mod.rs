@@ -15,6 +15,7 @@ mod start;
 mod stream;
 mod task_workflow;
 mod trace;
+mod utility;
 
 use std::sync::Arc;
 
@@ -22,12 +23,15 @@ pub use approvals::{Approved, NewApproval, NewEvent};
 pub use artifacts::{ArtifactRef, Content};
 pub use error::IntentError;
 pub use explain::{Explanation, Reason};
-pub use ops::{StepSummary, WorkflowPage, WorkflowQuery, WorkflowSummary};
+pub use ops::{
+    By, ForkRequest, Forked, Retried, StepSummary, WorkflowPage, WorkflowQuery, WorkflowSummary,
+};
 pub use projector::project_drift;
 pub use read::{RunHeader, RunPage, RunQuery, RunStep, RunTask, RunView};
 pub use start::{AskedWorkload, Intent, NewIntent, StartRun, Workload};
 pub use stream::{Happening, Position, RunStream};
 pub use trace::Trace;
+pub use utility::Marks;
 
 use crate::{
     config::Config,
@@ -64,7 +68,7 @@ impl Product {
     }
 }
 
-/// Registers the workflows of runs and tasks.
+/// Registers the workflows of runs and tasks, and those of the labs.
 ///
 /// # Errors
 /// [`EngineError::RegisteredTwice`].
@@ -77,7 +81,9 @@ pub fn register(
     let run = run_workflow::RunWorkflow::new(db.clone(), config);
     builder
         .register(run)?
-        .register(task_workflow::TaskWorkflow::new(db.clone(), sandboxes))
+        .register(task_workflow::TaskWorkflow::new(db.clone(), sandboxes))?
+        .register(utility::MarksWorkflow)?
+        .register(utility::SleepWorkflow)
 }
 
 /// The sandboxes that tasks may run in.

@@ -48,6 +48,13 @@ const MOCK_RECEIPTS: TableShape = TableShape {
     json: &[],
 };
 
+const MARKS: TableShape = TableShape {
+    name: "marks",
+    key: &["workflow_id", "mark"],
+    bytes: &[],
+    json: &[],
+};
+
 /// In the place of a task's key, for artifacts of a whole step.
 pub(super) const NO_TASK: &str = "-";
 /// The place of the artifact of a step that has no output.
@@ -186,4 +193,10 @@ pub(super) fn task_attempt(task: &TaskAttempt) -> Row {
 pub(super) fn mock_receipt(run: &str, task: &str, attempt: u32, created_at: i64) -> Row {
     let values = json!({"run_id": run, "task_key": task, "attempt": attempt, "seen_count": 1, "created_at": created_at});
     row(&MOCK_RECEIPTS, RowChange::Count("seen_count"), values)
+}
+
+/// A mark: set twice, the step that set it was committed twice.
+pub(super) fn mark(workflow: &str, name: &str) -> Row {
+    let values = json!({"workflow_id": workflow, "mark": name, "count": 1});
+    row(&MARKS, RowChange::Count("count"), values)
 }

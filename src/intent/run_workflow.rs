@@ -10,7 +10,7 @@ use super::{
     approvals::APPROVAL_TOPIC,
     rows::{self, Artifact, NO_TASK, NONE_IDX, Payload, PlannerCall, StepRun},
     start::Intent,
-    task_workflow::{TaskInput, TaskOutput, TaskWorkflow, task_key},
+    task_workflow::{OnCancel, TaskInput, TaskOutput, TaskWorkflow, task_key},
     trace::new_span,
 };
 use crate::{
@@ -26,6 +26,10 @@ pub(super) const COMPILE: &str = "CompileST";
 pub(super) const APPLY_PATCH: &str = "ApplyPatchST";
 pub(super) const DECIDE: &str = "DecideST";
 pub(super) const EXECUTE: &str = "ExecuteST";
+/// All of them.
+pub(super) const PRODUCT_STEPS: [&str; 4] = [COMPILE, APPLY_PATCH, DECIDE, EXECUTE];
+/// The record of the gate: a fork that copies it copies the approval.
+pub(super) const GATE: &str = "DBOS.recv";
 /// Where the artifacts of the merge begin: after those of any number of tasks.
 const MERGE_IDX: i32 = 1_000_000;
 
@@ -42,6 +46,9 @@ pub(super) struct RunInput {
     planner: String,
     approval: String,
     sandbox: String,
+    /// What becomes of a command that runs while the run is cancelled.
+    #[serde(default)]
+    cancel: OnCancel,
     workload: Workload,
     trace_id: String,
 }
@@ -63,6 +70,7 @@ impl RunInput {
             planner: recipe.planner.clone(),
             approval: recipe.approval.clone(),
             sandbox: recipe.sandbox.clone(),
+            cancel: OnCancel::of_recipe(&recipe.cancel),
             workload,
             trace_id: trace.trace_id.clone(),
         }
@@ -274,6 +282,7 @@ impl RunWorkflow {
                     cmd: cmd.clone(),
                     timeout_ms,
                     sandbox: input.sandbox.clone(),
+                    cancel: input.cancel,
                 };
                 children.push(
                     ctx.start_child::<TaskWorkflow>(
@@ -353,6 +362,7 @@ impl Steps<'_> {
     {
         let run = self.ctx.workflow_id();
         let (previous, trace_id) = (self.previous, self.trace_id);
+        let created_at = self.ctx.created_at();
         let done: Done<T> = self
             .ctx
             .step_with_rows(step, move || async move {
@@ -374,7 +384,8 @@ impl Steps<'_> {
                 let reached = |columns: Value| rows::run_update(run, finished_at, columns);
                 match outcome {
                     Ok((value, mut rows)) => {
-                        let started = if previous == 0 {
+                        // Of a fork the steps before were executed by the original.
+                        let started = if previous < created_at {
                             json!({"last_step": step, "started_at": started_at})
                         } else {
                             json!({"last_step": step})

@@ -421,6 +421,7 @@ mod tests {
             planner: "static".into(),
             approval: "auto".into(),
             sandbox: "local".into(),
+            cancel: "kill".into(),
             created_at: 0,
         };
         let ask = |concurrency, steps, sandbox_minutes| {

@@ -37,6 +37,44 @@ pub(super) struct TaskInput {
     pub(super) cmd: String,
     pub(super) timeout_ms: u64,
     pub(super) sandbox: String,
+    #[serde(default)]
+    pub(super) cancel: OnCancel,
+}
+
+impl TaskInput {
+    /// What is told to the workflow `id`. A fork of a task belongs to no run: what it leaves is under its own id.
+    fn executed_by(self, id: &str) -> Self {
+        if self.task_key == id {
+            return self;
+        }
+        Self {
+            run_id: id.to_owned(),
+            task_key: id.to_owned(),
+            ..self
+        }
+    }
+}
+
+/// What becomes of a command that runs while its task is cancelled.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum OnCancel {
+    /// It ends by itself, and its result is kept.
+    #[default]
+    Boundary,
+    /// It is killed, and nothing of it is kept.
+    Kill,
+}
+
+impl OnCancel {
+    /// Reads a recipe's column.
+    pub(super) fn of_recipe(text: &str) -> Self {
+        if text == "kill" {
+            Self::Kill
+        } else {
+            Self::Boundary
+        }
+    }
 }
 
 /// How a task ended.
@@ -86,6 +124,10 @@ impl Workflow for TaskWorkflow {
     type Output = TaskOutput;
 
     async fn run(&self, ctx: &Context, task: TaskInput) -> Result<TaskOutput, WorkflowError> {
+        let task = task.executed_by(ctx.workflow_id());
+        if task.cancel == OnCancel::Kill {
+            ctx.stop_at_once_when_cancelled();
+        }
         let mut attempt = 1;
         let mut pause = FIRST_PAUSE;
         loop {

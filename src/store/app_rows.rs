@@ -44,7 +44,7 @@ struct RowKind<'a> {
 }
 
 /// Writes `rows`, those of one kind in one statement.
-pub(super) async fn write(tx: &Transaction, rows: &[&Row]) -> Result<(), StoreError> {
+pub async fn write(tx: &Transaction, rows: &[&Row]) -> Result<(), StoreError> {
     let mut groups: BTreeMap<RowKind, Vec<&Row>> = BTreeMap::new();
     for row in rows.iter().copied() {
         let kind = RowKind {

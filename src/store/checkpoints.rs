@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::{
     app_rows::{self, Row},
     backend::{Database, Transaction, json_rows, statement},
+    cancellations::{self, PutBack},
     dialect::{Column, dialect},
     error::StoreError,
     status::WorkflowStatus,
@@ -29,6 +30,8 @@ pub struct Checkpoint {
     pub rows: Vec<Row>,
     /// Workflows that it starts.
     pub children: Vec<NewWorkflow>,
+    /// Children of its own cancel that it awaits again.
+    pub put_back: Vec<PutBack>,
     /// Messages that it sends.
     pub messages: Vec<Message>,
     /// Messages that it has received: their ids, and the operation that did.
@@ -187,6 +190,8 @@ async fn write(tx: &Transaction, members: &[&Checkpoint]) -> Result<Vec<Verdict>
     app_rows::write(tx, &rows).await?;
     let children: Vec<NewWorkflow> = go.iter().flat_map(|m| m.children.iter().cloned()).collect();
     workflows::insert(tx, &children).await?;
+    let put_back: Vec<&PutBack> = go.iter().flat_map(|m| &m.put_back).collect();
+    cancellations::put_back(tx, &put_back).await?;
     insert_messages(tx, go.iter().flat_map(|m| &m.messages)).await?;
     consume(tx, &go).await?;
     set_events(tx, &go).await?;

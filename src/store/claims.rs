@@ -313,6 +313,22 @@ pub async fn held_by(
         .collect::<Result<_, _>>()?)
 }
 
+/// The claims of `executor_id` whose workflow is no longer theirs: cancelled, and perhaps resumed since.
+pub async fn stopped(
+    db: &impl ConnectionTrait,
+    executor_id: &str,
+) -> Result<Vec<ClaimRow>, StoreError> {
+    let text = "SELECT c.workflow_id, c.token, c.executor_id FROM \"app\".claims c JOIN \"dbos\".workflow_status s ON s.workflow_uuid = c.workflow_id \
+                WHERE c.executor_id = $1 AND s.status IN ('CANCELLED', 'ENQUEUED')";
+    let rows = db
+        .query_all_raw(statement(db, text, [executor_id.into()]))
+        .await?;
+    Ok(rows
+        .iter()
+        .map(|row| ClaimRow::from_query_result(row, ""))
+        .collect::<Result<_, _>>()?)
+}
+
 /// How much a release is held against the workflow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Charge {

@@ -4,6 +4,7 @@ use sea_orm::{ConnectionTrait, FromQueryResult};
 
 use super::{
     backend::{Database, json_rows, statement},
+    cancellations,
     claims::{self, Charge, ClaimRow},
     dialect::dialect,
     error::StoreError,
@@ -13,6 +14,8 @@ use super::{
 
 /// Claims that are taken over, or handed back, in one transaction.
 const RELEASE_BATCH: usize = 500;
+/// How far back a heartbeat looks for cancels by other clients: a few heartbeats, for clocks and transactions that overlap.
+const LOOK_BACK_MS: i64 = 5_000;
 
 /// What a heartbeat brings back.
 #[derive(Debug, Clone, FromQueryResult)]
@@ -35,6 +38,8 @@ pub struct Pulse {
     pub expired: i64,
     /// The live process with the smallest id: the one that reconciles.
     pub leader: Option<String>,
+    /// Whether somebody else's client has cancelled a workflow of ours lately.
+    pub cancelled_elsewhere: bool,
 }
 
 /// Enters this process and its version. A version that starts becomes the newest one.
@@ -104,8 +109,10 @@ pub async fn pulse(
          EXISTS (SELECT 1 FROM \"dbos\".workflow_status WHERE status = 'ENQUEUED' AND {queues}) AS queued, \
          (SELECT count(*) FROM \"app\".executors WHERE heartbeat_at >= {now} - $3) AS executors, \
          (SELECT count(*) FROM \"app\".executors WHERE heartbeat_at < {now} - $3 AND id <> $1) AS expired, \
-         (SELECT min(id) FROM \"app\".executors WHERE heartbeat_at >= {now} - $3) AS leader",
+         (SELECT min(id) FROM \"app\".executors WHERE heartbeat_at >= {now} - $3) AS leader, \
+         EXISTS (SELECT 1 FROM \"dbos\".workflow_status s WHERE {elsewhere}) AS cancelled_elsewhere",
         queues = sql.is_one_of("queue_name", 2),
+        elsewhere = cancellations::cancelled_elsewhere(sql, LOOK_BACK_MS),
     );
     let row = db
         .query_one_raw(statement(
@@ -208,28 +215,17 @@ pub async fn retire(db: &Database, id: &str) -> Result<u64, StoreError> {
     Ok(released)
 }
 
-/// Moves workflows whose start was delayed into their queues, and cancels those that are past their deadline.
-pub async fn pass_time(db: &Database) -> Result<u64, StoreError> {
+/// Moves workflows whose start was delayed into their queues; answers how many.
+pub async fn pass_delays(db: &Database) -> Result<u64, StoreError> {
     let write = db.write();
     let now = dialect(&write).now();
     let text = format!(
         "UPDATE \"dbos\".workflow_status SET status = 'ENQUEUED', updated_at = {now} WHERE status = 'DELAYED' AND delay_until_epoch_ms <= {now}"
     );
-    let started = write
+    Ok(write
         .execute_raw(statement(&write, text, []))
         .await?
-        .rows_affected();
-    // The claim, where there is one, stays: its holder keeps what its body did and stops.
-    let text = format!(
-        "UPDATE \"dbos\".workflow_status SET status = 'CANCELLED', completed_at = {now}, updated_at = {now}, owner_xid = NULL, \
-         deduplication_id = NULL WHERE status IN ('ENQUEUED', 'PENDING', 'DELAYED') AND workflow_deadline_epoch_ms IS NOT NULL \
-         AND workflow_deadline_epoch_ms <= {now} AND application_name = '{APPLICATION_NAME}'"
-    );
-    Ok(started
-        + write
-            .execute_raw(statement(&write, text, []))
-            .await?
-            .rows_affected())
+        .rows_affected())
 }
 
 /// Gives back workflows of ours that are `PENDING` under an owner without a claim: somebody else's client took them. Looks at those created

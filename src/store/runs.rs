@@ -6,7 +6,7 @@ use sea_orm::{
 };
 
 use super::{
-    backend::statement,
+    backend::{json_rows, statement},
     dialect::dialect,
     entity::{plan_approvals, run_steps, runs, sbx_runs},
     error::StoreError,
@@ -192,5 +192,42 @@ pub async fn end(
         ended_at.into(),
     ];
     db.execute_raw(statement(db, text, values)).await?;
+    Ok(())
+}
+
+/// Cancels the open runs of `workflows`, which have been cancelled.
+pub async fn cancel(
+    tx: &impl ConnectionTrait,
+    workflows: &[&str],
+    at: i64,
+) -> Result<(), StoreError> {
+    let text = format!(
+        "UPDATE \"app\".runs SET status = 'canceled', next_action = NULL, ended_at = $2, updated_at = $2 \
+         WHERE {} AND status IN ('queued', 'running', 'waiting_input', 'repairing')",
+        dialect(tx).is_one_of("workflow_id", 1)
+    );
+    tx.execute_raw(statement(tx, text, [json_rows(&workflows)?, at.into()]))
+        .await?;
+    Ok(())
+}
+
+/// Opens a run again, whose workflow goes on.
+pub async fn reopen(
+    tx: &impl ConnectionTrait,
+    id: &str,
+    status: RunStatus,
+    at: i64,
+) -> Result<(), StoreError> {
+    let text = "UPDATE \"app\".runs SET status = $2, next_action = NULL, error = NULL, ended_at = NULL, updated_at = $3 WHERE id = $1";
+    let values = [id.into(), status.as_str().into(), at.into()];
+    tx.execute_raw(statement(tx, text, values)).await?;
+    Ok(())
+}
+
+/// Takes back what a run asks for: somebody has done it.
+pub async fn ask_nothing(tx: &impl ConnectionTrait, id: &str, at: i64) -> Result<(), StoreError> {
+    let text = "UPDATE \"app\".runs SET next_action = NULL, updated_at = $2 WHERE id = $1";
+    tx.execute_raw(statement(tx, text, [id.into(), at.into()]))
+        .await?;
     Ok(())
 }

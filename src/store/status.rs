@@ -36,6 +36,11 @@ pub enum WorkflowStatus {
 }
 
 impl WorkflowStatus {
+    /// Whether it has still to end.
+    pub fn is_unfinished(self) -> bool {
+        matches!(self, Self::Enqueued | Self::Delayed | Self::Pending)
+    }
+
     /// As the database and the wire write it.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -63,6 +63,17 @@ fn in_path<'a>(operation: &'a Operation) -> impl Iterator<Item = &'a Value> {
         .filter(|parameter| location(parameter, "in") == "path")
 }
 
+/// The Rust type of a parameter of the query, which need not be there unless the document says so.
+fn query_type(parameter: &Value) -> Result<String, String> {
+    let kind = rust_type(&parameter["schema"])?;
+    let required = parameter.get("required").and_then(Value::as_bool);
+    Ok(if required.unwrap_or(false) {
+        kind
+    } else {
+        format!("Option<{kind}>")
+    })
+}
+
 fn query(operation: &Operation) -> Result<String, String> {
     if in_query(operation).next().is_none() {
         return Ok(String::new());
@@ -70,9 +81,9 @@ fn query(operation: &Operation) -> Result<String, String> {
     let mut fields = String::new();
     for parameter in in_query(operation) {
         let name = location(parameter, "name");
-        let kind = rust_type(&parameter["schema"]).map_err(|e| format!("{name}: {e}"))?;
+        let kind = query_type(parameter).map_err(|e| format!("{name}: {e}"))?;
         fields.push_str(&format!(
-            "{}pub {}: Option<{kind}>,\n",
+            "{}pub {}: {kind},\n",
             doc(location(parameter, "description")),
             snake(name)
         ));
@@ -157,10 +168,10 @@ fn route(operation: &Operation) -> Result<String, String> {
         let limits = validator(&parameter["schema"])
             .map(|limits| format!(", {limits}"))
             .unwrap_or_default();
-        let kind = rust_type(&parameter["schema"])?;
+        let kind = query_type(parameter)?;
         let about = doc(location(parameter, "description"));
         parameters.push_str(&format!(
-            ", {about}#[oai(name = {name:?}{limits})] {}: Query<Option<{kind}>>",
+            ", {about}#[oai(name = {name:?}{limits})] {}: Query<{kind}>",
             snake(name)
         ));
         fields.push(format!("{0}: {0}.0", snake(name)));

@@ -109,6 +109,36 @@ pub struct Explanation {
     pub sentence: String,
 }
 
+/// Where a fork goes on, who wants it, and why.
+#[derive(Debug, Clone, PartialEq, Object)]
+#[oai(deny_unknown_fields)]
+pub struct ForkWorkflow {
+    /// Who.
+    #[oai(
+        rename = "actor",
+        skip_serializing_if_is_none,
+        validator(max_length = 200)
+    )]
+    pub actor: Option<Text>,
+    /// The code that may run it; that of the original by default.
+    #[oai(
+        rename = "appVersion",
+        skip_serializing_if_is_none,
+        validator(min_length = 1, max_length = 200, pattern = "\\S")
+    )]
+    pub app_version: Option<Text>,
+    /// Why.
+    #[oai(
+        rename = "reason",
+        skip_serializing_if_is_none,
+        validator(max_length = 2000)
+    )]
+    pub reason: Option<Text>,
+    /// The function id of the first step that is executed again.
+    #[oai(rename = "stepN", validator(minimum(value = "1")))]
+    pub step_n: i32,
+}
+
 /// The state of the service.
 #[derive(Debug, Clone, PartialEq, Object)]
 #[oai(deny_unknown_fields)]
@@ -157,6 +187,18 @@ pub struct IntentCreated {
     pub intent_id: String,
 }
 
+/// How often each mark was set; more than once would be a broken promise.
+#[derive(Debug, Clone, PartialEq, Object)]
+#[oai(deny_unknown_fields)]
+pub struct Marks {
+    /// Before the sleep.
+    #[oai(rename = "s1")]
+    pub s1: i64,
+    /// After it.
+    #[oai(rename = "s2")]
+    pub s2: i64,
+}
+
 /// What somebody wants done.
 #[derive(Debug, Clone, PartialEq, Object)]
 #[oai(deny_unknown_fields)]
@@ -201,6 +243,38 @@ pub enum NextAction {
     /// `NONE`
     #[oai(rename = "NONE")]
     None,
+}
+
+/// It is done, and the workflow will follow.
+#[derive(Debug, Clone, PartialEq, Object)]
+#[oai(deny_unknown_fields)]
+pub struct OpsAccepted {
+    /// Always true.
+    #[oai(rename = "accepted")]
+    pub accepted: bool,
+    /// The workflow.
+    #[oai(rename = "workflowID")]
+    pub workflow_id: String,
+}
+
+/// Who acts, and why. Both are kept as they are.
+#[derive(Debug, Clone, PartialEq, Object)]
+#[oai(deny_unknown_fields)]
+pub struct OpsAction {
+    /// Who.
+    #[oai(
+        rename = "actor",
+        skip_serializing_if_is_none,
+        validator(max_length = 200)
+    )]
+    pub actor: Option<Text>,
+    /// Why.
+    #[oai(
+        rename = "reason",
+        skip_serializing_if_is_none,
+        validator(max_length = 2000)
+    )]
+    pub reason: Option<Text>,
 }
 
 /// The approval that counts.
@@ -333,6 +407,21 @@ pub struct RunList {
     /// Where the next page begins; absent at the end.
     #[oai(rename = "nextCursor", skip_serializing_if_is_none)]
     pub next_cursor: Option<String>,
+}
+
+/// The new run is queued.
+#[derive(Debug, Clone, PartialEq, Object)]
+#[oai(deny_unknown_fields)]
+pub struct RunRetried {
+    /// Always true.
+    #[oai(rename = "accepted")]
+    pub accepted: bool,
+    /// The first product step that is executed again.
+    #[oai(rename = "fromStep")]
+    pub from_step: String,
+    /// The new run.
+    #[oai(rename = "newRunId")]
+    pub new_run_id: String,
 }
 
 /// Where a run stands.
@@ -539,6 +628,21 @@ pub enum StepStatus {
     /// `ERROR`
     #[oai(rename = "ERROR")]
     Error,
+}
+
+/// The copy is queued.
+#[derive(Debug, Clone, PartialEq, Object)]
+#[oai(deny_unknown_fields)]
+pub struct WorkflowForked {
+    /// Always true.
+    #[oai(rename = "accepted")]
+    pub accepted: bool,
+    /// The copy.
+    #[oai(rename = "forkedWorkflowID")]
+    pub forked_workflow_id: String,
+    /// The original.
+    #[oai(rename = "workflowID")]
+    pub workflow_id: String,
 }
 
 /// Where a workflow stands.

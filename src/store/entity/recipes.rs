@@ -26,6 +26,8 @@ pub struct Model {
     pub approval: String,
     /// `configured` or `local`.
     pub sandbox: String,
+    /// `boundary` or `kill`: what becomes of a command that runs while its run is cancelled.
+    pub cancel: String,
     /// Epoch milliseconds.
     pub created_at: i64,
 }

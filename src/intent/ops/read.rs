@@ -1,8 +1,8 @@
-//! Owns what operators see of workflows, ours and those of any DBOS application on the same database.
+//! Owns what is shown of workflows: lists, summaries, recorded steps.
 
-use super::{IntentError, Product};
 use crate::{
     engine::WorkflowError,
+    intent::{IntentError, Product},
     store::{
         status::WorkflowStatus,
         workflows::{self, StepRow, WorkflowFilter, WorkflowRow},

@@ -1,0 +1,13 @@
+//! Owns what operators see of workflows and do to them: ours, and those of any DBOS application on the same database.
+
+mod actions;
+mod audit;
+mod fork;
+mod machine;
+mod read;
+mod retry;
+
+pub use actions::By;
+pub use fork::{ForkRequest, Forked};
+pub use read::{StepSummary, WorkflowPage, WorkflowQuery, WorkflowSummary};
+pub use retry::Retried;

@@ -1,0 +1,98 @@
+//! Owns what operators do to a workflow that concerns its own row: the lock, and putting it back into a queue. (Cancelling is shared with
+//! deadlines: `cancellations`.)
+
+pub mod fork;
+
+use sea_orm::{ConnectionTrait, FromQueryResult};
+
+use super::{
+    backend::statement,
+    dialect::dialect,
+    error::StoreError,
+    status::WorkflowStatus,
+    workflows::{APPLICATION_NAME, INTERNAL_QUEUE},
+};
+
+/// The step under whose name the actions of operators are kept among the artifacts.
+pub const OPS_STEP: &str = "OPS";
+
+/// A workflow that somebody acts on; its row is locked.
+#[derive(Debug, Clone, FromQueryResult)]
+pub struct Target {
+    /// Its id.
+    pub workflow_uuid: String,
+    /// Where it stands.
+    pub status: WorkflowStatus,
+    /// The registered name of its function.
+    pub name: Option<String>,
+    /// The queue it is or was in.
+    pub queue_name: Option<String>,
+    /// The application it belongs to.
+    pub application_name: Option<String>,
+    /// The database's clock, epoch milliseconds.
+    pub now: i64,
+}
+
+impl Target {
+    /// Whether it is ours.
+    pub fn is_ours(&self) -> bool {
+        self.application_name.as_deref() == Some(APPLICATION_NAME)
+    }
+
+    /// The queue of its own: other clients' resumes put a workflow into DBOS's internal one, their cancels erase it.
+    pub fn own_queue(&self) -> Option<&str> {
+        self.queue_name
+            .as_deref()
+            .filter(|queue| *queue != INTERNAL_QUEUE)
+    }
+}
+
+/// Locks a workflow until the transaction ends, and reads it as it is under the lock.
+pub async fn lock(tx: &impl ConnectionTrait, id: &str) -> Result<Option<Target>, StoreError> {
+    let sql = dialect(tx);
+    let text = format!(
+        "SELECT s.workflow_uuid, s.status, s.name, s.queue_name, s.application_name, {} AS now FROM \"dbos\".workflow_status s \
+         WHERE s.workflow_uuid = $1 {}",
+        sql.now(),
+        sql.lock("s")
+    );
+    let row = tx.query_one_raw(statement(tx, text, [id.into()])).await?;
+    Ok(row
+        .map(|row| Target::from_query_result(&row, ""))
+        .transpose()?)
+}
+
+/// Puts a locked workflow back into `queue`: its attempts and its deadline start anew, what is recorded stays. One of ours has no time-out
+/// any more; whoever resumes it wants it to end.
+pub async fn resume(
+    tx: &impl ConnectionTrait,
+    target: &Target,
+    queue: &str,
+) -> Result<(), StoreError> {
+    let text = format!(
+        "UPDATE \"dbos\".workflow_status SET status = 'ENQUEUED', queue_name = $2, recovery_attempts = 0, workflow_deadline_epoch_ms = NULL, \
+         workflow_timeout_ms = CASE WHEN application_name = '{APPLICATION_NAME}' THEN NULL ELSE workflow_timeout_ms END, \
+         deduplication_id = NULL, owner_xid = NULL, started_at_epoch_ms = NULL, completed_at = NULL, updated_at = {} WHERE workflow_uuid = $1",
+        dialect(tx).now()
+    );
+    let id = target.workflow_uuid.as_str();
+    tx.execute_raw(statement(tx, text, [id.into(), queue.into()]))
+        .await?;
+    for table in ["waits", "cancellations"] {
+        let text = format!("DELETE FROM \"app\".{table} WHERE workflow_id = $1");
+        tx.execute_raw(statement(tx, text, [id.into()])).await?;
+    }
+    Ok(())
+}
+
+/// The number of the next accepted action on a workflow that is locked, from 1.
+pub async fn next_action(tx: &impl ConnectionTrait, run: &str) -> Result<i32, StoreError> {
+    let text = format!(
+        "SELECT COALESCE(max(attempt), 0) + 1 FROM \"app\".artifacts WHERE run_id = $1 AND step_id = '{OPS_STEP}'"
+    );
+    let row = tx.query_one_raw(statement(tx, text, [run.into()])).await?;
+    Ok(row
+        .map(|row| row.try_get_by_index(0))
+        .transpose()?
+        .unwrap_or(1))
+}
