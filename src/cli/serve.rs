@@ -1,8 +1,7 @@
 //! `stepwell serve`: everything in one process.
 
-use std::{net::Ipv4Addr, sync::Arc};
+use std::sync::Arc;
 
-use poem::{Server, listener::TcpAcceptor};
 use tokio::sync::watch;
 
 use super::{CliError, say};
@@ -31,33 +30,32 @@ pub(super) async fn run(config: &Config) -> Result<(), CliError> {
     let builder =
         intent::register(builder, &db, config, sandboxes(config)).map_err(|e| failed(&e))?;
     let mut listeners = Vec::new();
-    for (port, what) in [(config.port, "the API"), (config.admin_port, "health")] {
-        let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await;
-        let listener = listener.map_err(|e| {
-            CliError::Failed(format!("cannot listen on 127.0.0.1:{port} for {what}: {e}"))
-        })?;
-        listeners.push(listener);
+    for (port, what, connections) in [
+        (config.port, "the API", api::API_CONNECTIONS),
+        (config.admin_port, "health", api::ADMIN_CONNECTIONS),
+    ] {
+        let address = std::net::SocketAddr::new(config.access.host, port);
+        let listener = tokio::net::TcpListener::bind(address).await;
+        let listener = listener
+            .map_err(|e| CliError::Failed(format!("cannot listen on {address} for {what}: {e}")))?;
+        listeners.push((listener, connections));
     }
     let engine = builder.launch();
     let product = Product::new(engine.client().clone(), config);
     let (stop, _) = watch::channel(false);
-    let stop = Arc::new(stop);
     let mut servers = tokio::task::JoinSet::new();
     let mut addresses = Vec::new();
-    for listener in listeners {
+    let service = ApiService::new(product, db.clone(), config.app_version.clone());
+    // One app for both: what there is room for is a matter of the process, not of the port.
+    let app = Arc::new(api::app(service, &config.access).map_err(CliError::Failed)?);
+    for (listener, connections) in listeners {
         addresses.push(listener.local_addr().map_err(|e| failed(&e))?);
-        let service = ApiService::new(product.clone(), db.clone(), config.app_version.clone());
-        let app = api::app(service).map_err(CliError::Failed)?;
-        let mut stopped = stop.subscribe();
-        let acceptor = TcpAcceptor::from_tokio(listener).map_err(|e| failed(&e))?;
-        servers.spawn(async move {
-            let signal = async move {
-                let _ = stopped.wait_for(|stop| *stop).await;
-            };
-            Server::new_with_acceptor(acceptor)
-                .run_with_graceful_shutdown(app, signal, None)
-                .await
-        });
+        servers.spawn(api::serve(
+            listener,
+            Arc::clone(&app),
+            connections,
+            stop.subscribe(),
+        ));
     }
     let projector = tokio::spawn(intent::project_drift(db.clone()));
     greet(&db, config, &addresses);

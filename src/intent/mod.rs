@@ -3,6 +3,7 @@
 
 mod approvals;
 mod artifacts;
+mod backlog;
 mod error;
 mod explain;
 mod ids;
@@ -45,6 +46,7 @@ pub struct Product {
     client: Client,
     partition_required: bool,
     trace_base_url: Option<String>,
+    backlog: Arc<backlog::Backlog>,
 }
 
 impl Product {
@@ -54,6 +56,7 @@ impl Product {
             client,
             partition_required: config.partition_required,
             trace_base_url: config.trace_base_url.clone(),
+            backlog: Arc::new(backlog::Backlog::new(config.max_backlog)),
         }
     }
 
