@@ -120,6 +120,7 @@ async fn connection<E>(
     let line = Line::new(stream, Arc::clone(&progress));
     let served = http1::Builder::new()
         .max_buf_size(LARGEST_HEAD)
+        .max_header_size(LARGEST_HEAD)
         .max_headers(MOST_HEADERS)
         .serve_connection(TokioIo::new(line), service);
     let mut served = std::pin::pin!(served);
