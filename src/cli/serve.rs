@@ -1,6 +1,6 @@
 //! `stepwell serve`: everything in one process.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::sync::watch;
 
@@ -13,6 +13,9 @@ use crate::{
     sandbox::{self, Local, Mock, Sandbox},
     store::Database,
 };
+
+/// How long requests that are under way at the end may take, once what runs has been handed back.
+const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
 pub(super) async fn run(config: &Config) -> Result<(), CliError> {
     let db = Database::connect(&config.database()).await?;
@@ -64,7 +67,11 @@ pub(super) async fn run(config: &Config) -> Result<(), CliError> {
     let _ = stop.send(true);
     projector.abort();
     engine.shutdown().await;
-    servers.shutdown().await;
+    let answered = async { while servers.join_next().await.is_some() {} };
+    if tokio::time::timeout(LAST_ANSWERS, answered).await.is_err() {
+        tracing::info!("some callers were too slow for their answers");
+        servers.shutdown().await;
+    }
     Ok(())
 }
 
