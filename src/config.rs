@@ -1,6 +1,10 @@
 //! Owns the environment: the only reader of it. A bad value is an error that names the variable and what it accepts.
 
+mod access;
+
 use std::{fmt::Display, path::PathBuf, str::FromStr, time::Duration};
+
+pub use access::{Access, Token};
 
 use crate::{
     engine::{EngineOptions, points::Death},
@@ -46,10 +50,14 @@ pub struct Config {
     pub database_pool: u32,
     /// `SQLITE_SYNC`: `full` or `normal`. Default: `full`.
     pub sqlite_sync: SqliteSync,
-    /// `PORT`: where the API listens, on loopback. 0 takes a free one. Default: 3001.
+    /// `PORT`: where the API listens. 0 takes a free one. Default: 3001.
     pub port: u16,
-    /// `ADMIN_PORT`: where health is told, on loopback. 0 takes a free one. Default: 3002.
+    /// `ADMIN_PORT`: where health is told. 0 takes a free one. Default: 3002.
     pub admin_port: u16,
+    /// Who may talk to the service: `HOST`, `STEPWELL_TOKEN`, `STEPWELL_READ_TOKEN`, `STEPWELL_ALLOWED_HOSTS`.
+    pub access: Access,
+    /// `STEPWELL_MAX_BACKLOG`: runs that may wait in their queue; more are refused. Default: 100000.
+    pub max_backlog: u64,
     /// `DBOS__APPVERSION`: only workflows of this version are claimed. Default: `v1`.
     pub app_version: String,
     /// `EXECUTOR_EXPIRY_MS`: milliseconds without a heartbeat after which a process is dead. Default: 15000.
@@ -114,6 +122,8 @@ impl Config {
             )?,
             port: env.number("PORT", 3001, "a port from 0 to 65535", |_| true)?,
             admin_port: env.number("ADMIN_PORT", 3002, "a port from 0 to 65535", |_| true)?,
+            access: Access::read(&env)?,
+            max_backlog: env.number("STEPWELL_MAX_BACKLOG", 100_000, positive, |n| *n > 0)?,
             app_version: env.checked(
                 "DBOS__APPVERSION",
                 "v1",

@@ -14,6 +14,8 @@ use crate::{intent::IntentError, store::StoreError};
 
 /// Seconds after which a caller should try again when the database is away.
 const RETRY_AFTER_S: u64 = 2;
+/// Seconds after which a caller should try again when too many runs wait already: a backlog takes a while to shrink.
+const BACKLOG_RETRY_AFTER_S: u64 = 5;
 
 /// The answer to a refusal of the product.
 pub(super) fn of_product(error: IntentError) -> ApiError {
@@ -31,6 +33,10 @@ pub(super) fn of_product(error: IntentError) -> ApiError {
             message,
             details,
         } => ApiError::new(StatusCode::CONFLICT, code, message).about(details),
+        IntentError::Backlog { message } => ApiError {
+            retry_after: Some(BACKLOG_RETRY_AFTER_S),
+            ..ApiError::new(StatusCode::TOO_MANY_REQUESTS, "backlog_full", message)
+        },
         IntentError::Store(error) => of_store(&error),
     }
 }

@@ -8,6 +8,7 @@ mod front;
 mod health;
 mod intents;
 mod json_check;
+mod listener;
 mod ops;
 mod runs;
 mod service;
@@ -20,13 +21,19 @@ use openapi::{Routes, document};
 use poem::{Endpoint, EndpointExt, Response, Route};
 use poem_openapi::OpenApiService;
 
+pub use listener::{ADMIN_CONNECTIONS, API_CONNECTIONS, serve};
 pub use service::ApiService;
 
-/// The whole API: operations, document and its pages, behind the front.
+use crate::config::Access;
+
+/// The whole API: operations, document and its pages, behind the front, which lets in whom `access` says.
 ///
 /// # Errors
 /// When the document that the binary carries is broken, which a test rules out.
-pub fn app(service: ApiService) -> Result<impl Endpoint<Output = Response>, String> {
+pub fn app(
+    service: ApiService,
+    access: &Access,
+) -> Result<impl Endpoint<Output = Response> + use<>, String> {
     let document = document().map_err(|e| e.to_string())?.to_string();
     let api = OpenApiService::new(
         Routes(Arc::new(service)),
@@ -38,7 +45,7 @@ pub fn app(service: ApiService) -> Result<impl Endpoint<Output = Response>, Stri
         .at("/openapi.json", docs::document(document))
         .at("/docs", page)
         .nest("/", api);
-    Ok(routes.with(front::Front::default()))
+    Ok(routes.with(front::Front::new(access)))
 }
 
 #[cfg(test)]

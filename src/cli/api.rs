@@ -13,12 +13,13 @@ use poem::{
 use serde_json::Value;
 
 use super::CliError;
+use crate::config::Token;
 
 /// Where the API is.
 enum Transport {
     Server {
         base: String,
-        token: Option<String>,
+        token: Option<Token>,
         http: reqwest::Client,
     },
     Here(BoxEndpoint<'static, Response>),
@@ -35,7 +36,7 @@ pub(super) struct Api(Transport);
 
 impl Api {
     /// The API of the server at `base`.
-    pub(super) fn of_server(base: &str, token: Option<String>) -> Result<Self, CliError> {
+    pub(super) fn of_server(base: &str, token: Option<Token>) -> Result<Self, CliError> {
         let http = reqwest::Client::builder()
             .build()
             .map_err(|e| CliError::Failed(e.to_string()))?;
@@ -76,7 +77,7 @@ impl Api {
             Transport::Server { base, token, http } => {
                 let mut request = http.request(method, format!("{base}{path}"));
                 if let Some(token) = token {
-                    request = request.bearer_auth(token);
+                    request = request.bearer_auth(token.reveal());
                 }
                 if let Some(body) = body {
                     request = request.json(body);

@@ -1,8 +1,7 @@
 //! `stepwell serve`: everything in one process.
 
-use std::{net::Ipv4Addr, sync::Arc};
+use std::{sync::Arc, time::Duration};
 
-use poem::{Server, listener::TcpAcceptor};
 use tokio::sync::watch;
 
 use super::{CliError, say, session::launch};
@@ -14,38 +13,40 @@ use crate::{
     store::Database,
 };
 
+/// How long requests that are under way at the end may take, once what runs has been handed back.
+const LAST_ANSWERS: Duration = Duration::from_secs(2);
+
 pub(super) async fn run(config: &Config) -> Result<(), CliError> {
     let db = Database::connect(&config.database()).await?;
     engine::migrate(&db).await?;
     let failed = |e: &dyn std::fmt::Display| CliError::Failed(e.to_string());
     let mut listeners = Vec::new();
-    for (port, what) in [(config.port, "the API"), (config.admin_port, "health")] {
-        let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await;
-        let listener = listener.map_err(|e| {
-            CliError::Failed(format!("cannot listen on 127.0.0.1:{port} for {what}: {e}"))
-        })?;
-        listeners.push(listener);
+    for (port, what, connections) in [
+        (config.port, "the API", api::API_CONNECTIONS),
+        (config.admin_port, "health", api::ADMIN_CONNECTIONS),
+    ] {
+        let address = std::net::SocketAddr::new(config.access.host, port);
+        let listener = tokio::net::TcpListener::bind(address).await;
+        let listener = listener
+            .map_err(|e| CliError::Failed(format!("cannot listen on {address} for {what}: {e}")))?;
+        listeners.push((listener, connections));
     }
     let engine = launch(config, &db)?;
     let product = Product::new(engine.client().clone(), config);
     let (stop, _) = watch::channel(false);
-    let stop = Arc::new(stop);
     let mut servers = tokio::task::JoinSet::new();
     let mut addresses = Vec::new();
-    for listener in listeners {
+    let service = ApiService::new(product, db.clone(), config.app_version.clone());
+    // One app for both: what there is room for is a matter of the process, not of the port.
+    let app = Arc::new(api::app(service, &config.access).map_err(CliError::Failed)?);
+    for (listener, connections) in listeners {
         addresses.push(listener.local_addr().map_err(|e| failed(&e))?);
-        let service = ApiService::new(product.clone(), db.clone(), config.app_version.clone());
-        let app = api::app(service).map_err(CliError::Failed)?;
-        let mut stopped = stop.subscribe();
-        let acceptor = TcpAcceptor::from_tokio(listener).map_err(|e| failed(&e))?;
-        servers.spawn(async move {
-            let signal = async move {
-                let _ = stopped.wait_for(|stop| *stop).await;
-            };
-            Server::new_with_acceptor(acceptor)
-                .run_with_graceful_shutdown(app, signal, None)
-                .await
-        });
+        servers.spawn(api::serve(
+            listener,
+            Arc::clone(&app),
+            connections,
+            stop.subscribe(),
+        ));
     }
     let projector = tokio::spawn(intent::project_drift(db.clone()));
     greet(&db, config, &addresses);
@@ -54,7 +55,11 @@ pub(super) async fn run(config: &Config) -> Result<(), CliError> {
     let _ = stop.send(true);
     projector.abort();
     engine.shutdown().await;
-    servers.shutdown().await;
+    let answered = async { while servers.join_next().await.is_some() {} };
+    if tokio::time::timeout(LAST_ANSWERS, answered).await.is_err() {
+        tracing::info!("some callers were too slow for their answers");
+        servers.shutdown().await;
+    }
     Ok(())
 }
 

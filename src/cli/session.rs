@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{CliError, api::Api};
 use crate::{
     api::{ApiService, app},
-    config::{Config, SandboxMode},
+    config::{Access, Config, SandboxMode},
     engine::{self, Client, Engine},
     intent::{self, Product, Sandboxes},
     sandbox::{self, Local, Mock, Sandbox},
@@ -49,7 +49,7 @@ impl Session {
     ) -> Result<Self, CliError> {
         if let Some(base) = target.server.as_ref().or(config.server.as_ref()) {
             return Ok(Self {
-                api: Api::of_server(base, None)?,
+                api: Api::of_server(base, config.access.token.clone())?,
                 engine: None,
                 remote: true,
             });
@@ -67,7 +67,7 @@ impl Session {
         let product = Product::new(client, config);
         let service = ApiService::new(product, db, config.app_version.clone());
         Ok(Self {
-            api: Api::here(app(service).map_err(CliError::Failed)?),
+            api: Api::here(app(service, &Access::of_this_process()).map_err(CliError::Failed)?),
             engine,
             remote: false,
         })

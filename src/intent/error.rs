@@ -31,6 +31,12 @@ pub enum IntentError {
         /// The fields it is about.
         details: Vec<String>,
     },
+    /// Too much waits already.
+    #[error("{message}")]
+    Backlog {
+        /// How much, and what is accepted.
+        message: String,
+    },
     /// The database did not do it.
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -3,6 +3,7 @@
 
 mod approvals;
 mod artifacts;
+mod backlog;
 mod error;
 mod explain;
 mod ids;
@@ -51,6 +52,7 @@ pub struct Product {
     client: Client,
     partition_required: bool,
     trace_base_url: Option<String>,
+    backlog: Arc<backlog::Backlog>,
 }
 
 impl Product {
@@ -60,6 +62,7 @@ impl Product {
             client,
             partition_required: config.partition_required,
             trace_base_url: config.trace_base_url.clone(),
+            backlog: Arc::new(backlog::Backlog::new(config.max_backlog)),
         }
     }
 

@@ -195,7 +195,7 @@ impl Product {
     ///
     /// # Errors
     /// [`IntentError::NotFound`] without such an intent, [`IntentError::Invalid`] where a policy is broken, [`IntentError::Conflict`] when the
-    /// intent was started with another request, or a live run has the same deduplication id.
+    /// intent was started with another request, or a live run has the same deduplication id, [`IntentError::Backlog`] when too many runs wait.
     pub async fn start_run(
         &self,
         request: StartRun,
@@ -218,6 +218,7 @@ impl Product {
         if let Some(run) = run_rows::find(&self.db().read(), &intent.id).await? {
             return self.again(run, &sent);
         }
+        self.backlog.take(self.db()).await?;
         let trace = Trace::begin(request.trace_id.as_deref(), traceparent);
         let input = RunInput::new(&intent, &recipe, workload, &trace);
         let options = StartOptions {

@@ -297,3 +297,19 @@ pub async fn count(
         .transpose()?
         .unwrap_or(0))
 }
+
+/// How many workflows are in `queue` and have not been claimed, counted to `most`.
+pub async fn count_queued(
+    db: &impl ConnectionTrait,
+    queue: &str,
+    most: i64,
+) -> Result<i64, StoreError> {
+    let text = "SELECT count(*) FROM (SELECT 1 FROM \"dbos\".workflow_status WHERE queue_name = $1 AND status = 'ENQUEUED' LIMIT $2) q";
+    let row = db
+        .query_one_raw(statement(db, text, [queue.into(), most.into()]))
+        .await?;
+    Ok(row
+        .map(|row| row.try_get_by_index(0))
+        .transpose()?
+        .unwrap_or(0))
+}
