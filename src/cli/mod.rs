@@ -2,6 +2,7 @@
 
 mod bench;
 mod migrate;
+mod sandbox_shim;
 mod serve;
 
 use std::{io::Write, process::ExitCode};
@@ -31,6 +32,9 @@ enum Command {
     Migrate(migrate::Arguments),
     /// Measure what the engine does on the database in use.
     Bench(bench::Arguments),
+    /// Watch one command of the local sandbox; started by the program itself.
+    #[command(hide = true)]
+    SandboxShim(sandbox_shim::Arguments),
 }
 
 /// Why a command did not do what it was told.
@@ -73,6 +77,9 @@ impl From<migration::MigrateError> for CliError {
 /// Runs the command that the arguments name.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Command::SandboxShim(arguments) = &arguments.command {
+        return sandbox_shim::run(arguments);
+    }
     match run(arguments.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -97,6 +104,8 @@ fn run(command: Command) -> Result<(), CliError> {
             Command::Serve => serve::run(&config).await,
             Command::Migrate(arguments) => migrate::run(&config, &arguments).await,
             Command::Bench(arguments) => bench::run(&config, &arguments).await,
+            // Has run already.
+            Command::SandboxShim(_) => Ok(()),
         }
     })
 }

@@ -1,6 +1,6 @@
 //! `stepwell serve`: everything in one process.
 
-use std::{net::Ipv4Addr, sync::Arc};
+use std::{net::Ipv4Addr, path::PathBuf, sync::Arc};
 
 use poem::{Server, listener::TcpAcceptor};
 use tokio::sync::watch;
@@ -27,9 +27,11 @@ pub(super) async fn run(config: &Config) -> Result<(), CliError> {
             tracing::warn!(%error, ?root, "cannot look for what tasks of dead processes have left")
         }
     }
+    let local = local_sandbox(config).await;
+    let in_use = local.name();
     let builder = Engine::builder(db.clone(), config.engine());
     let builder =
-        intent::register(builder, &db, config, sandboxes(config)).map_err(|e| failed(&e))?;
+        intent::register(builder, &db, config, sandboxes(config, local)).map_err(|e| failed(&e))?;
     let mut listeners = Vec::new();
     for (port, what) in [(config.port, "the API"), (config.admin_port, "health")] {
         let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await;
@@ -60,7 +62,7 @@ pub(super) async fn run(config: &Config) -> Result<(), CliError> {
         });
     }
     let projector = tokio::spawn(intent::project_drift(db.clone()));
-    greet(&db, config, &addresses);
+    greet(&db, config, in_use, &addresses);
     wait_for_signal().await;
     tracing::info!("stopping: what runs may finish, the rest is handed back");
     let _ = stop.send(true);
@@ -70,11 +72,23 @@ pub(super) async fn run(config: &Config) -> Result<(), CliError> {
     Ok(())
 }
 
-fn sandboxes(config: &Config) -> Sandboxes {
-    let local = Arc::new(Sandbox::Local(Local {
-        root: config.sandbox_root(),
-        chaos_sleep: config.chaos_sleep,
-    }));
+async fn local_sandbox(config: &Config) -> Local {
+    let (root, chaos_sleep) = (config.sandbox_root(), config.chaos_sleep);
+    // This program, also when an upgrade has replaced its file.
+    let shim = PathBuf::from("/proc/self/exe");
+    if config.sandbox_bwrap {
+        return Local::detect(root, shim, chaos_sleep).await;
+    }
+    Local {
+        root,
+        shim,
+        chaos_sleep,
+        bwrap: None,
+    }
+}
+
+fn sandboxes(config: &Config, local: Local) -> Sandboxes {
+    let local = Arc::new(Sandbox::Local(local));
     let configured = match config.sandbox_mode {
         SandboxMode::Mock => Arc::new(Sandbox::Mock(Mock {
             chaos_sleep: config.chaos_sleep,
@@ -84,7 +98,7 @@ fn sandboxes(config: &Config) -> Sandboxes {
     Sandboxes { configured, local }
 }
 
-fn greet(db: &Database, config: &Config, addresses: &[std::net::SocketAddr]) {
+fn greet(db: &Database, config: &Config, sandbox: &str, addresses: &[std::net::SocketAddr]) {
     let [api, admin] = addresses else { return };
     say(&format!(
         "Stepwell {} (application version {})",
@@ -95,6 +109,10 @@ fn greet(db: &Database, config: &Config, addresses: &[std::net::SocketAddr]) {
         "  listening  http://{api}  (health also on http://{admin}/healthz)"
     ));
     say(&format!("  database   {}", db.display_url()));
+    say(&match config.sandbox_mode {
+        SandboxMode::Local => format!("  sandbox    {sandbox}"),
+        SandboxMode::Mock => format!("  sandbox    mock; {sandbox} for shell-default"),
+    });
     say(&format!("  docs       http://{api}/docs"));
     let body = r#"{"goal":"hello","inputs":{"command":"echo hello"},"constraints":{}}"#;
     say(&format!(

@@ -73,9 +73,8 @@ pub fn register(
     sandboxes: Sandboxes,
 ) -> Result<EngineBuilder, EngineError> {
     let run = run_workflow::RunWorkflow::new(db.clone(), config);
-    builder
-        .register(run)?
-        .register(task_workflow::TaskWorkflow::new(db.clone(), sandboxes))
+    let task = task_workflow::TaskWorkflow::new(db.clone(), sandboxes, config);
+    builder.register(run)?.register(task)
 }
 
 /// The sandboxes that tasks may run in.

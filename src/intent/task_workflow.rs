@@ -1,9 +1,15 @@
 //! Owns the workflow of a task: one command in a sandbox, tried again when the infrastructure failed.
 
-use std::time::Duration;
+use std::{
+    io,
+    pin::Pin,
+    task::{self, Poll},
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 
 use super::{
     Sandboxes,
@@ -12,9 +18,12 @@ use super::{
 };
 use crate::{
     canonical::{canonical_json, sha256_hex},
+    config::Config,
     engine::{Context, StepFailure, Workflow, WorkflowError},
-    planner::JobInputs,
-    sandbox::{ErrorCode, FileIn, Limits, Sandbox, SandboxRequest, SandboxResult},
+    planner::{InputContent, InputLimits, JobInputs},
+    sandbox::{
+        ErrorCode, FileContent, FileIn, Finished, Limits, Sandbox, SandboxRequest, SandboxResult,
+    },
     store::{Database, app_rows::Row, intents},
 };
 
@@ -22,6 +31,8 @@ use crate::{
 const ATTEMPTS: u32 = 3;
 /// The pause before the second attempt; it doubles.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// Most bytes of all files that a task leaves: they travel in one checkpoint.
+const MOST_BYTES: u64 = 16 * 1024 * 1024;
 /// Artifact numbers that each task owns.
 const IDX_PER_TASK: usize = 1_000;
 
@@ -72,11 +83,14 @@ pub(super) fn task_key(
 pub(super) struct TaskWorkflow {
     db: Database,
     sandboxes: Sandboxes,
+    /// Whether tasks that do not say may use the network.
+    net: bool,
 }
 
 impl TaskWorkflow {
-    pub(super) fn new(db: Database, sandboxes: Sandboxes) -> Self {
-        Self { db, sandboxes }
+    pub(super) fn new(db: Database, sandboxes: Sandboxes, config: &Config) -> Self {
+        let net = config.sandbox_net;
+        Self { db, sandboxes, net }
     }
 }
 
@@ -115,7 +129,10 @@ impl TaskWorkflow {
         } else {
             &self.sandboxes.configured
         };
-        let result = sandbox.run(&request, attempt).await;
+        let described = request.describe();
+        let mut finished = sandbox.run(request, attempt, None).await;
+        let files = read_files(&mut finished).await;
+        let result = finished.result;
         let at = now();
         let output = TaskOutput {
             task_key: task.task_key.clone(),
@@ -136,7 +153,7 @@ impl TaskWorkflow {
             err_code: result.err_code.as_str(),
             exit: result.exit,
             wall_ms: result.metrics.wall_ms,
-            request: &stored_request(&request),
+            request: &described,
             response: &json!(output),
             created_at: at,
         })];
@@ -149,7 +166,7 @@ impl TaskWorkflow {
             ));
         }
         if !result.err_code.is_retryable() || attempt >= ATTEMPTS {
-            rows.extend(artifacts(task, &result, at));
+            rows.extend(artifacts(task, &result, &files, at));
         }
         Ok((output, rows))
     }
@@ -170,33 +187,94 @@ impl TaskWorkflow {
                 .into_iter()
                 .map(|file| FileIn {
                     path: file.path,
-                    inline: Some(file.inline),
-                    uri: None,
+                    content: content(file.content),
                 })
                 .collect(),
+            out: job.out,
             env: job.env,
-            workdir: None,
+            workdir: job.workdir,
             timeout_ms: task.timeout_ms,
-            limits: Limits::default(),
-            net: true,
+            limits: limits(&job.limits),
+            net: job.net.unwrap_or(self.net),
             task_key: task.task_key.clone(),
         })
     }
 }
 
-/// A request as its row keeps it: the files' contents are in the intent.
-fn stored_request(request: &SandboxRequest) -> Value {
-    let mut document = json!(request);
-    for file in document["filesIn"].as_array_mut().into_iter().flatten() {
-        if let Some(file) = file.as_object_mut() {
-            file.remove("inline");
-        }
+fn content(content: InputContent) -> FileContent {
+    match content {
+        InputContent::Inline(text) => FileContent::Text(text),
+        InputContent::Data(bytes) => FileContent::Reader(Box::new(std::io::Cursor::new(bytes))),
+        InputContent::Artifact(_) => FileContent::Reader(Box::new(NotServed)),
     }
-    document
+}
+
+fn limits(asked: &InputLimits) -> Limits {
+    Limits {
+        cpu: asked.cpu,
+        mem_mb: asked.mem_mb,
+        cpu_seconds: asked.cpu_seconds,
+        file_mb: asked.file_mb,
+        open_files: asked.open_files,
+        processes: asked.processes,
+        disk_mb: asked.disk_mb,
+        entries: asked.entries,
+    }
+}
+
+/// The content of an artifact, which cannot be had.
+struct NotServed;
+
+impl AsyncRead for NotServed {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        _: &mut task::Context<'_>,
+        _: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Poll::Ready(Err(io::Error::other(
+            "artifact:// inputs are not served yet",
+        )))
+    }
+}
+
+/// Reads what the task left. Files that do not fit in a checkpoint are an error of the task, if it has none of its own.
+async fn read_files(finished: &mut Finished) -> Vec<(String, Vec<u8>)> {
+    let refusal = match read_all(finished).await {
+        Ok(files) => return files,
+        Err(refusal) => refusal,
+    };
+    if finished.result.err_code == ErrorCode::None {
+        finished.result.err_code = ErrorCode::DownloadFail;
+        finished.result.raw =
+            Some(json!({"errCode": ErrorCode::DownloadFail, "message": refusal.to_string()}));
+    }
+    Vec::new()
+}
+
+async fn read_all(finished: &Finished) -> io::Result<Vec<(String, Vec<u8>)>> {
+    let bytes: u64 = finished.files.iter().map(|file| file.size).sum();
+    if bytes > MOST_BYTES {
+        return Err(io::Error::other(format!(
+            "the files are larger than {MOST_BYTES} bytes together"
+        )));
+    }
+    let mut files = Vec::with_capacity(finished.files.len());
+    for file in &finished.files {
+        let mut content = Vec::new();
+        let open = finished.open(file)?;
+        open.take(MOST_BYTES).read_to_end(&mut content).await?;
+        files.push((file.path.clone(), content));
+    }
+    Ok(files)
 }
 
 /// What a task leaves: an index first, then its output, its files, and its figures.
-fn artifacts(task: &TaskInput, result: &SandboxResult, at: i64) -> Vec<Row> {
+fn artifacts(
+    task: &TaskInput,
+    result: &SandboxResult,
+    files: &[(String, Vec<u8>)],
+    at: i64,
+) -> Vec<Row> {
     let base = i32::try_from(task.ordinal * IDX_PER_TASK).unwrap_or(i32::MAX - 1_000);
     let timings = json!(result.metrics);
     let raw = result.raw.clone().unwrap_or_else(|| json!({"errCode": result.err_code, "exit": result.exit, "sandboxRef": result.sandbox_ref}));
@@ -205,11 +283,11 @@ fn artifacts(task: &TaskInput, result: &SandboxResult, at: i64) -> Vec<Row> {
         ("stdout", "stdout", Payload::Bytes(&result.stdout, text)),
         ("stderr", "stderr", Payload::Bytes(&result.stderr, text)),
     ];
-    parts.extend(result.files_out.iter().map(|file| {
+    parts.extend(files.iter().map(|(path, content)| {
         (
             "file",
-            file.path.as_str(),
-            Payload::Bytes(&file.content, "application/octet-stream"),
+            path.as_str(),
+            Payload::Bytes(content, "application/octet-stream"),
         )
     }));
     parts.push(("raw", "raw.json", Payload::Json(&raw)));
