@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use harness::*;
 use sandbox_kit::*;
+use serde_json::json;
 use stepwell::sandbox::{
     ErrorCode, FileContent, FileIn, Limits, Output, SandboxRequest, Stream, reap,
 };
@@ -322,6 +323,119 @@ in_both_sandboxes! {
         assert_eq!(finished.result.err_code, ErrorCode::BootFail, "{finished:?}");
         assert_eq!(living_processes(&seconds), Vec::<String>::new());
         assert_eq!(given.left(), Vec::<String>::new());
+    }
+}
+
+/// A server on a stage, in the middle of a command that is its own marker.
+async fn in_the_middle(stage: &Stage, n: u32) -> (Server, String) {
+    let server = stage.serve().await;
+    let digits: String = stage
+        .dir()
+        .to_string_lossy()
+        .chars()
+        .filter(char::is_ascii_digit)
+        .collect();
+    let seconds = format!("900.{digits}{n}");
+    let cmd = format!("setsid sleep {seconds} & sleep {seconds}");
+    server.start_job(json!({"command": cmd})).await;
+    eventually(Duration::from_secs(30), "the command runs", || async {
+        let living = living_processes(&seconds);
+        let sleeping = living
+            .iter()
+            .filter(|line| line.starts_with("sleep"))
+            .count();
+        if sleeping == 2 {
+            Ok(())
+        } else {
+            Err(format!("{living:?}"))
+        }
+    })
+    .await;
+    (server, seconds)
+}
+
+fn left_by_tasks(stage: &Stage) -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir(stage.dir().join(".stepwell/sandbox"));
+    entries
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+        .collect()
+}
+
+on_both_databases! {
+    async fn a_server_that_is_killed_takes_its_commands_with_it(stage: Stage) {
+        let (server, seconds) = in_the_middle(&stage, 1).await;
+
+        server.kill_9().await;
+
+        // Without a restart: nobody but the shims could do it.
+        eventually(Duration::from_secs(5), "nothing is left", || async {
+            let (living, left) = (living_processes(&seconds), left_by_tasks(&stage));
+            if living.is_empty() && left.is_empty() { Ok(()) } else { Err(format!("{living:?} {left:?}")) }
+        })
+        .await;
+    }
+
+    async fn what_a_server_and_its_shims_leave_is_removed_at_the_next_start(stage: Stage) {
+        let (server, seconds) = in_the_middle(&stage, 2).await;
+        let record = left_by_tasks(&stage).into_iter().find(|path| path.extension().is_some()).expect("a record");
+        let text = std::fs::read_to_string(record).unwrap();
+        let shim = text.lines().nth(1).and_then(|line| line.split(' ').next()).expect("a shim").to_owned();
+        let status = std::process::Command::new("kill").args(["-STOP", &shim]).status().unwrap();
+        assert!(status.success());
+        server.kill_9().await;
+        let status = std::process::Command::new("kill").args(["-9", &shim]).status().unwrap();
+        assert!(status.success());
+        assert!(!left_by_tasks(&stage).is_empty());
+
+        // What runs is not taken up by the new process: its directory would be in the way of the look.
+        server.start_again_with(&[("DBOS__APPVERSION", "other")]).await;
+
+        assert_eq!(left_by_tasks(&stage), Vec::<std::path::PathBuf>::new());
+        assert_eq!(living_processes(&seconds), Vec::<String>::new());
+    }
+
+    async fn a_job_says_what_it_needs_and_what_it_leaves(stage: Stage) {
+        let server = stage.serve_with(&[("SBX_DEFAULT_NET", "false")]).await;
+        let run = server
+            .start_job(json!({
+                "command": "wc -c < in.bin; pwd | sed 's:.*/work/::'; ulimit -n; tail -n +3 /proc/net/dev | wc -l; echo kept > kept.txt; echo lost > lost.txt",
+                "files": [{"path": "a/in.bin", "uri": "data:application/octet-stream;base64,AP8AAQ=="}],
+                "workdir": "a", "out": ["a/kept*"], "limits": {"openFiles": 99}
+            }))
+            .await;
+
+        server.wait_status(&run, "SUCCESS").await;
+        let view = server.view(&run).await;
+        let task = &view["tasks"][0];
+        assert_eq!(server.task_artifact(task, "stdout").await, "4\na\n99\n1\n");
+        assert_eq!(server.task_artifact(task, "file").await, "kept\n");
+        let log = server.log();
+        assert!(log.contains("  sandbox    mock; local"), "{log}");
+        stage.assert_no_duplicates().await;
+    }
+
+    async fn a_sandbox_that_is_told_to_does_without_bwrap(stage: Stage) {
+        let server = stage
+            .serve_with(&[("SBX_LOCAL_BWRAP", "off"), ("SBX_MODE", "live"), ("SBX_PROVIDER", "local")])
+            .await;
+        let run = server.start_job(json!({"command": "kill -9 $$"})).await;
+        server.wait_status(&run, "ERROR").await;
+        let view = server.view(&run).await;
+        assert_eq!(view["tasks"][0]["exit"], 137, "{view}");
+        let log = server.log();
+        assert!(log.contains("  sandbox    local\n"), "{log}");
+    }
+
+    async fn an_input_that_cannot_be_had_is_an_upload_failure(stage: Stage) {
+        let server = stage.serve().await;
+        let run = server
+            .start_job(json!({"command": "true", "files": [{"path": "a", "uri": "artifact://run/r/step/s/task/t/stdout"}]}))
+            .await;
+        let header = server.wait_status(&run, "ERROR").await;
+        assert_eq!(header["error"]["code"], "UPLOAD_FAIL", "{header}");
     }
 }
 
