@@ -53,6 +53,7 @@ prepare_tools() {
   need_tool sqlite3 "the manual's SQL on SQLite" sqlite3
   need_tool "nodejs npm" "the official DBOS client and mise" node npm
   need_tool python3 "the checks against Python's DBOS client" python3
+  need_tool bubblewrap "the half of the sandbox's tests that runs commands within bwrap" bwrap
 }
 
 port_is_free() { ! port_open 127.0.0.1 "$1"; }

@@ -74,6 +74,8 @@ pub struct Config {
     pub sandbox_timeout_ms: u64,
     /// `SBX_DEFAULT_NET`: whether tasks may use the network. Default: `1`.
     pub sandbox_net: bool,
+    /// `SBX_LOCAL_BWRAP`: `auto` uses `bwrap` where it is installed and works, `off` never. Default: `auto`.
+    pub sandbox_bwrap: bool,
     /// `SBX_QUEUE_PARTITION`: whether runs must name a partition. Default: `true`.
     pub partition_required: bool,
     /// `SBX_QUEUE_CONCURRENCY`, `SBX_QUEUE_WORKER_CONCURRENCY`, `SBX_QUEUE_RATE_LIMIT_PER_PERIOD`, `SBX_QUEUE_RATE_LIMIT_PERIOD_SEC`: the limits
@@ -147,6 +149,7 @@ impl Config {
                 |n| *n > 0,
             )?,
             sandbox_net: env.switch("SBX_DEFAULT_NET", true)?,
+            sandbox_bwrap: env.choice("SBX_LOCAL_BWRAP", &[("auto", true), ("off", false)])?,
             partition_required: env.switch("SBX_QUEUE_PARTITION", true)?,
             sandbox_queue: QueueSettings {
                 name: "sbxQ".into(),
@@ -396,6 +399,7 @@ mod tests {
             ("EXECUTOR_EXPIRY_MS", "10", "1000"),
             ("OC_MODE", "live", "opencode"),
             ("SBX_MODE", "real", "mock or live"),
+            ("SBX_LOCAL_BWRAP", "on", "auto or off"),
             ("SBX_QUEUE_PARTITION", "maybe", "true or false"),
             ("TRACE_BASE_URL", "ftp://x/{traceId}", "http"),
             ("STEPWELL_DIE_AT", "nowhere", "before-claim"),

@@ -83,7 +83,9 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
 }
 
 fn half_of_the_descriptors() -> usize {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let limit = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE)
+        .ok()
+        .map(|(soft, _)| soft);
     limit.map_or(usize::MAX, |most| {
         usize::try_from(most / 2).unwrap_or(usize::MAX)
     })

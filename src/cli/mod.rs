@@ -7,6 +7,7 @@ mod follow;
 mod migrate;
 mod run;
 mod runs;
+mod sandbox_shim;
 mod serve;
 mod session;
 mod status_line;
@@ -62,6 +63,9 @@ enum Command {
         /// The shell.
         shell: clap_complete::Shell,
     },
+    /// Watch one command of the local sandbox; started by the program itself.
+    #[command(hide = true)]
+    SandboxShim(sandbox_shim::Arguments),
 }
 
 /// Why a command did not do what it was told.
@@ -115,6 +119,9 @@ impl From<migration::MigrateError> for CliError {
 /// Runs the command that the arguments name.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Command::SandboxShim(arguments) = &arguments.command {
+        return sandbox_shim::run(arguments);
+    }
     match run(&arguments.command) {
         Ok(code) => code,
         Err(error) => {
@@ -157,8 +164,8 @@ async fn dispatch(config: &Config, command: &Command) -> Result<ExitCode, CliErr
         Command::Artifacts(arguments) => artifacts::run(config, arguments).await?,
         Command::Migrate(arguments) => migrate::run(config, arguments).await?,
         Command::Bench(arguments) => bench::run(config, arguments).await?,
-        // Printed before anything is read.
-        Command::Completions { .. } => {}
+        // Done before anything was read.
+        Command::Completions { .. } | Command::SandboxShim(_) => {}
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -157,7 +157,8 @@ impl Arguments {
                 inputs.insert("command".into(), line.as_str().into());
             }
             (words, _) => {
-                inputs.insert("command".into(), quoted(words).into());
+                // In the place of the shell: what ends the command is told of the command.
+                inputs.insert("command".into(), format!("exec {}", quoted(words)).into());
             }
         }
         if !self.files.is_empty() {
@@ -178,8 +179,9 @@ impl Arguments {
         if let Some(net) = self.net {
             inputs.insert("net".into(), net.into());
         }
-        let command = inputs.get("command").and_then(Value::as_str);
-        let goal = self.goal.as_deref().or(command).unwrap_or(&self.recipe);
+        let typed = (!self.command.is_empty()).then(|| self.command.join(" "));
+        let goal = self.goal.clone().or(typed);
+        let goal = goal.unwrap_or_else(|| self.recipe.clone());
         let mut intent = json!({"goal": goal, "inputs": inputs, "constraints": {}});
         if let Some(id) = &self.id {
             intent["intentId"] = id.as_str().into();

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use super::{CliError, say, session::launch};
 use crate::{
     api::{self, ApiService},
-    config::Config,
+    config::{Config, SandboxMode},
     engine,
     intent::{self, Product},
     store::Database,
@@ -31,7 +31,7 @@ pub(super) async fn run(config: &Config) -> Result<(), CliError> {
             .map_err(|e| CliError::Failed(format!("cannot listen on {address} for {what}: {e}")))?;
         listeners.push((listener, connections));
     }
-    let engine = launch(config, &db)?;
+    let (engine, sandbox) = launch(config, &db).await?;
     let product = Product::new(engine.client().clone(), config);
     let (stop, _) = watch::channel(false);
     let mut servers = tokio::task::JoinSet::new();
@@ -49,7 +49,7 @@ pub(super) async fn run(config: &Config) -> Result<(), CliError> {
         ));
     }
     let projector = tokio::spawn(intent::project_drift(db.clone()));
-    greet(&db, config, &addresses);
+    greet(&db, config, sandbox, &addresses);
     wait_for_signal().await;
     tracing::info!("stopping: what runs may finish, the rest is handed back");
     let _ = stop.send(true);
@@ -63,7 +63,7 @@ pub(super) async fn run(config: &Config) -> Result<(), CliError> {
     Ok(())
 }
 
-fn greet(db: &Database, config: &Config, addresses: &[std::net::SocketAddr]) {
+fn greet(db: &Database, config: &Config, sandbox: &str, addresses: &[std::net::SocketAddr]) {
     let [api, admin] = addresses else { return };
     say(&format!(
         "Stepwell {} (application version {})",
@@ -74,6 +74,10 @@ fn greet(db: &Database, config: &Config, addresses: &[std::net::SocketAddr]) {
         "  listening  http://{api}  (health also on http://{admin}/healthz)"
     ));
     say(&format!("  database   {}", db.display_url()));
+    say(&match config.sandbox_mode {
+        SandboxMode::Local => format!("  sandbox    {sandbox}"),
+        SandboxMode::Mock => format!("  sandbox    mock; {sandbox} for shell-default"),
+    });
     say(&format!("  docs       http://{api}/docs"));
     let body = r#"{"goal":"hello","inputs":{"command":"echo hello"},"constraints":{}}"#;
     say(&format!(

@@ -1,6 +1,6 @@
 //! Owns what a command works on: a server, or the database itself, with everything that a server has in this very process.
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use super::{CliError, api::Api};
 use crate::{
@@ -57,7 +57,7 @@ impl Session {
         let db = Database::connect(&config.database()).await?;
         engine::migrate(&db).await?;
         let engine = match execute {
-            Execute::Here => Some(launch(config, &db)?),
+            Execute::Here => Some(launch(config, &db).await?.0),
             Execute::Elsewhere => None,
         };
         let client = match &engine {
@@ -81,8 +81,11 @@ impl Session {
     }
 }
 
-/// Starts to execute runs and tasks in this process, and removes what dead ones have left.
-pub(super) fn launch(config: &Config, db: &Database) -> Result<Engine, CliError> {
+/// Starts to execute runs and tasks in this process, and removes what dead ones have left; answers also which sandbox runs commands.
+pub(super) async fn launch(
+    config: &Config,
+    db: &Database,
+) -> Result<(Engine, &'static str), CliError> {
     let root = config.sandbox_root();
     match sandbox::reap(&root) {
         Ok(0) => {}
@@ -91,17 +94,31 @@ pub(super) fn launch(config: &Config, db: &Database) -> Result<Engine, CliError>
             tracing::warn!(%error, ?root, "cannot look for what tasks of dead processes have left")
         }
     }
+    let local = local_sandbox(config).await;
+    let name = local.name();
     let builder = Engine::builder(db.clone(), config.engine());
-    let builder = intent::register(builder, db, config, sandboxes(config))
+    let builder = intent::register(builder, db, config, sandboxes(config, local))
         .map_err(|e| CliError::Failed(e.to_string()))?;
-    Ok(builder.launch())
+    Ok((builder.launch(), name))
 }
 
-fn sandboxes(config: &Config) -> Sandboxes {
-    let local = Arc::new(Sandbox::Local(Local {
-        root: config.sandbox_root(),
-        chaos_sleep: config.chaos_sleep,
-    }));
+async fn local_sandbox(config: &Config) -> Local {
+    let (root, chaos_sleep) = (config.sandbox_root(), config.chaos_sleep);
+    // This program, also when an upgrade has replaced its file.
+    let shim = PathBuf::from("/proc/self/exe");
+    if config.sandbox_bwrap {
+        return Local::detect(root, shim, chaos_sleep).await;
+    }
+    Local {
+        root,
+        shim,
+        chaos_sleep,
+        bwrap: None,
+    }
+}
+
+fn sandboxes(config: &Config, local: Local) -> Sandboxes {
+    let local = Arc::new(Sandbox::Local(local));
     let configured = match config.sandbox_mode {
         SandboxMode::Mock => Arc::new(Sandbox::Mock(Mock {
             chaos_sleep: config.chaos_sleep,

@@ -8,11 +8,12 @@ use super::{
     context::{Call, Context, decode},
     error::WorkflowError,
     limits,
-    waiting::{persist, suspended},
+    waiting::suspended,
     workflow::{Workflow, encode_input},
 };
 use crate::store::{
     StoreError,
+    backend::persist,
     cancellations::{self, PutBack},
     checkpoints::Output,
     status::WorkflowStatus,

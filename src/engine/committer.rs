@@ -10,7 +10,7 @@ use super::{
 };
 use crate::store::{
     Database, StoreError,
-    backend::{jitter, retrying},
+    backend::{jitter, persist, retrying},
     checkpoints::{self, Checkpoint, Ending, Verdict},
     status::WorkflowStatus,
     waits::{self, Condition},
@@ -148,7 +148,7 @@ async fn settle(db: &Database, members: &[&Checkpoint]) -> Vec<Committed> {
 
 /// Settles a checkpoint that may have been committed. Where it was not it is handed in again, and then the fence decides.
 async fn settle_unknown(db: &Database, member: &Checkpoint) -> Vec<Committed> {
-    let written = super::waiting::persist("read a checkpoint whose outcome is unknown", || {
+    let written = persist("read a checkpoint whose outcome is unknown", || {
         checkpoints::was_committed(db, member)
     })
     .await;

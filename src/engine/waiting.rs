@@ -15,7 +15,7 @@ use super::{
 use crate::store::{
     StoreError,
     app_rows::Row,
-    backend::jitter,
+    backend::persist,
     checkpoints::{Event, Message},
     messages,
     waits::Condition,
@@ -256,25 +256,6 @@ fn decode_text<T: DeserializeOwned>(text: &str) -> Result<Option<T>, WorkflowErr
             format!("what was sent does not fit: {e}"),
         )
     })
-}
-
-/// Asks the database until it answers: an operation of a workflow does not fail because a server restarts. An error that no retry mends
-/// keeps the workflow waiting where an operator can see it, rather than ending it with the wrong result.
-pub(super) async fn persist<T, F, Fut>(what: &str, ask: F) -> T
-where
-    F: Fn() -> Fut,
-    Fut: Future<Output = Result<T, StoreError>>,
-{
-    let mut pause = Duration::from_millis(50);
-    loop {
-        match ask().await {
-            Ok(answer) => return answer,
-            Err(error) if error.is_transient() => tracing::debug!(%error, "cannot {what} yet"),
-            Err(error) => tracing::error!(%error, "cannot {what}"),
-        }
-        tokio::time::sleep(jitter(pause)).await;
-        pause = (pause * 2).min(Duration::from_secs(5));
-    }
 }
 
 /// Suspends for ever: the workflow is claimed again when what it waits for has happened.

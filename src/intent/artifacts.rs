@@ -109,28 +109,36 @@ pub(super) fn reference(row: &ArtifactRow) -> ArtifactRef {
     }
 }
 
+/// The content of the newest attempt of an artifact, if there is one.
+pub(super) async fn content(db: &Database, id: &str) -> Result<Option<Content>, StoreError> {
+    let Some(row) = artifacts::find(&db.read(), id).await? else {
+        return Ok(None);
+    };
+    let place = match (row.content, row.inline, &row.storage_key) {
+        (Some(content), _, _) => Place::Row(content),
+        (None, Some(document), _) => Place::Row(canonical_json(&document).into_bytes()),
+        (None, None, Some(_)) => Place::Blob(db.clone()),
+        (None, None, None) => Place::Row(Vec::new()),
+    };
+    Ok(Some(Content {
+        size: u64::try_from(row.size).unwrap_or(0),
+        mime: row.mime,
+        sha256: row.sha256,
+        place,
+    }))
+}
+
 impl Product {
     /// The newest attempt of an artifact.
     ///
     /// # Errors
     /// [`IntentError::NotFound`].
     pub async fn artifact(&self, id: &str) -> Result<Content, IntentError> {
-        let row = artifacts::find(&self.db().read(), id).await?;
-        let row = row.ok_or_else(|| IntentError::NotFound {
-            what: "artifact",
-            id: id.to_owned(),
-        })?;
-        let place = match (row.content, row.inline, &row.storage_key) {
-            (Some(content), _, _) => Place::Row(content),
-            (None, Some(document), _) => Place::Row(canonical_json(&document).into_bytes()),
-            (None, None, Some(_)) => Place::Blob(self.db().clone()),
-            (None, None, None) => Place::Row(Vec::new()),
-        };
-        Ok(Content {
-            size: u64::try_from(row.size).unwrap_or(0),
-            mime: row.mime,
-            sha256: row.sha256,
-            place,
-        })
+        content(self.db(), id)
+            .await?
+            .ok_or_else(|| IntentError::NotFound {
+                what: "artifact",
+                id: id.to_owned(),
+            })
     }
 }

@@ -14,6 +14,8 @@ mod rows;
 mod run_workflow;
 mod start;
 mod stream;
+mod task_artifacts;
+mod task_output;
 mod task_workflow;
 mod trace;
 mod utility;
@@ -84,7 +86,11 @@ pub fn register(
     let run = run_workflow::RunWorkflow::new(db.clone(), config);
     builder
         .register(run)?
-        .register(task_workflow::TaskWorkflow::new(db.clone(), sandboxes))?
+        .register(task_workflow::TaskWorkflow::new(
+            db.clone(),
+            sandboxes,
+            config,
+        ))?
         .register(utility::MarksWorkflow)?
         .register(utility::SleepWorkflow)
 }

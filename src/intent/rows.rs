@@ -7,6 +7,7 @@ use crate::{
     canonical::{canonical_json, hex, sha256_hex},
     store::{
         app_rows::{Row, RowChange},
+        blobs::Stored,
         dialect::TableShape,
     },
 };
@@ -106,8 +107,10 @@ pub(super) fn step_run(step: &StepRun) -> Row {
 pub(super) enum Payload<'a> {
     /// A JSON document. Its bytes are its canonical form: the database keeps the document, not the text.
     Json(&'a Value),
-    /// Anything else.
+    /// Anything else that is small.
     Bytes(&'a [u8], &'a str),
+    /// Content that was stored before, under its hash.
+    Stored(&'a Stored, &'a str),
 }
 
 /// An artifact's place and content.
@@ -123,26 +126,35 @@ pub(super) struct Artifact<'a> {
 }
 
 pub(super) fn artifact(artifact: &Artifact) -> Row {
-    let (inline, content, mime, bytes) = match artifact.payload {
-        Payload::Json(value) => (
-            value.clone(),
-            Value::Null,
-            "application/json",
-            canonical_json(value).into_bytes(),
-        ),
-        Payload::Bytes(bytes, mime) => (
-            Value::Null,
-            Value::String(format!("\\x{}", hex(bytes))),
-            mime,
-            bytes.to_vec(),
-        ),
-    };
-    let values = json!({
+    let mut values = json!({
         "run_id": artifact.run, "step_id": artifact.step, "task_key": artifact.task, "idx": artifact.idx, "attempt": 1,
         "kind": artifact.kind, "name": artifact.name, "uri": ids::artifact_uri(artifact.run, artifact.step, artifact.task, artifact.name),
-        "mime": mime, "size": bytes.len(), "sha256": sha256_hex(&bytes), "inline": inline, "content": content,
-        "created_at": artifact.created_at,
+        "inline": null, "content": null, "storage_key": null, "created_at": artifact.created_at,
     });
+    match artifact.payload {
+        Payload::Json(value) => {
+            let bytes = canonical_json(value).into_bytes();
+            values["inline"] = value.clone();
+            (values["mime"], values["size"], values["sha256"]) = (
+                "application/json".into(),
+                bytes.len().into(),
+                sha256_hex(&bytes).into(),
+            );
+        }
+        Payload::Bytes(bytes, mime) => {
+            values["content"] = format!("\\x{}", hex(bytes)).into();
+            (values["mime"], values["size"], values["sha256"]) =
+                (mime.into(), bytes.len().into(), sha256_hex(bytes).into());
+        }
+        Payload::Stored(stored, mime) => {
+            values["storage_key"] = stored.storage_key().into();
+            (values["mime"], values["size"], values["sha256"]) = (
+                mime.into(),
+                stored.size.into(),
+                stored.sha256.as_str().into(),
+            );
+        }
+    }
     row(&ARTIFACTS, RowChange::Insert, values)
 }
 

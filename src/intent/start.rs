@@ -4,14 +4,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::{
-    IntentError, Product, RUN_QUEUE, Trace, ids,
+    IntentError, Product, RUN_QUEUE, Trace, artifacts, ids,
     read::RunHeader,
     run_workflow::{RunInput, RunWorkflow},
 };
 use crate::{
     canonical::canonical_json,
     engine::{StartOptions, Workflow},
-    planner::{JobInputs, PlannerKind},
+    planner::{InputContent, JobInputs, PlannerKind},
     store::{
         StoreError,
         backend::{retrying, statement},
@@ -214,6 +214,7 @@ impl Product {
             );
             return Err(IntentError::invalid("inputs_invalid", message));
         }
+        self.check_files(&inputs).await?;
         let sent = json!(request);
         if let Some(run) = run_rows::find(&self.db().read(), &intent.id).await? {
             return self.again(run, &sent);
@@ -291,6 +292,19 @@ impl Product {
                 ))
             }
         }
+    }
+
+    /// Artifacts that are handed in must be there.
+    async fn check_files(&self, inputs: &JobInputs) -> Result<(), IntentError> {
+        for (n, file) in inputs.files.iter().enumerate() {
+            if let InputContent::Artifact(id) = &file.content
+                && artifacts::content(self.db(), id).await?.is_none()
+            {
+                let message = format!("inputs.files[{n}].uri: there is no artifact {id}");
+                return Err(IntentError::invalid("inputs_invalid", message));
+            }
+        }
+        Ok(())
     }
 
     /// The answer to a start of an intent that was started before.

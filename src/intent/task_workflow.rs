@@ -1,20 +1,26 @@
 //! Owns the workflow of a task: one command in a sandbox, tried again when the infrastructure failed.
 
-use std::time::Duration;
+use std::{io, time::Duration};
 
+use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use tokio::{io::AsyncRead, sync::mpsc};
+use tokio_util::io::StreamReader;
 
 use super::{
-    Sandboxes,
-    rows::{self, Artifact, Payload, TaskAttempt},
+    Sandboxes, artifacts as kept_artifacts,
+    rows::{self, TaskAttempt},
     run_workflow::now,
+    task_artifacts::{artifacts, keep},
+    task_output::Recorder,
 };
 use crate::{
     canonical::{canonical_json, sha256_hex},
+    config::Config,
     engine::{Context, StepFailure, Workflow, WorkflowError},
-    planner::JobInputs,
-    sandbox::{ErrorCode, FileIn, Limits, Sandbox, SandboxRequest, SandboxResult},
+    planner::{InputContent, InputLimits, JobInputs},
+    sandbox::{ErrorCode, FileContent, FileIn, Finished, Limits, Sandbox, SandboxRequest},
     store::{Database, app_rows::Row, intents},
 };
 
@@ -22,8 +28,8 @@ use crate::{
 const ATTEMPTS: u32 = 3;
 /// The pause before the second attempt; it doubles.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// Artifact numbers that each task owns.
-const IDX_PER_TASK: usize = 1_000;
+/// Pieces of output on their way from the sandbox to the stream; who stores them slowly slows the command.
+const PIECES: usize = 16;
 
 /// What a task is told. The files it needs are in its intent, which never changes.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -86,6 +92,8 @@ pub(super) struct TaskOutput {
     pub(super) attempt: u32,
     pub(super) err_code: ErrorCode,
     pub(super) exit: Option<i32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) signal: Option<i32>,
     pub(super) wall_ms: u64,
     pub(super) cpu_ms: u64,
     pub(super) mem_peak_mb: u64,
@@ -110,11 +118,14 @@ pub(super) fn task_key(
 pub(super) struct TaskWorkflow {
     db: Database,
     sandboxes: Sandboxes,
+    /// Whether tasks that do not say may use the network.
+    net: bool,
 }
 
 impl TaskWorkflow {
-    pub(super) fn new(db: Database, sandboxes: Sandboxes) -> Self {
-        Self { db, sandboxes }
+    pub(super) fn new(db: Database, sandboxes: Sandboxes, config: &Config) -> Self {
+        let net = config.sandbox_net;
+        Self { db, sandboxes, net }
     }
 }
 
@@ -157,7 +168,10 @@ impl TaskWorkflow {
         } else {
             &self.sandboxes.configured
         };
-        let result = sandbox.run(&request, attempt).await;
+        let described = request.describe();
+        let mut finished = self.execute(sandbox, request, task, attempt).await;
+        let left = keep(&self.db, &mut finished).await;
+        let result = &finished.result;
         let at = now();
         let output = TaskOutput {
             task_key: task.task_key.clone(),
@@ -165,6 +179,7 @@ impl TaskWorkflow {
             attempt,
             err_code: result.err_code,
             exit: result.exit,
+            signal: result.signal,
             wall_ms: result.metrics.wall_ms,
             cpu_ms: result.metrics.cpu_ms,
             mem_peak_mb: result.metrics.mem_peak_mb,
@@ -178,7 +193,7 @@ impl TaskWorkflow {
             err_code: result.err_code.as_str(),
             exit: result.exit,
             wall_ms: result.metrics.wall_ms,
-            request: &stored_request(&request),
+            request: &described,
             response: &json!(output),
             created_at: at,
         })];
@@ -191,9 +206,31 @@ impl TaskWorkflow {
             ));
         }
         if !result.err_code.is_retryable() || attempt >= ATTEMPTS {
-            rows.extend(artifacts(task, &result, at));
+            rows.extend(artifacts(task, result, &left, at));
         }
         Ok((output, rows))
+    }
+
+    /// Runs the command, and lets those who follow the run see what it prints.
+    async fn execute(
+        &self,
+        sandbox: &Sandbox,
+        request: SandboxRequest,
+        task: &TaskInput,
+        attempt: u32,
+    ) -> Finished {
+        if let Sandbox::Mock(_) = sandbox {
+            // It has ended as soon as it began: whoever wants to know finds the artifact.
+            return sandbox.run(request, attempt, None).await;
+        }
+        let (sender, pieces) = mpsc::channel(PIECES);
+        let recorder = Recorder::begin(&self.db, task, attempt);
+        let (finished, recorder) = tokio::join!(
+            sandbox.run(request, attempt, Some(sender)),
+            recorder.record(pieces)
+        );
+        recorder.end(&finished.result).await;
+        finished
     }
 
     async fn request(&self, task: &TaskInput) -> Result<SandboxRequest, WorkflowError> {
@@ -204,94 +241,60 @@ impl TaskWorkflow {
         let inputs: Map<String, Value> = serde_json::from_str(&intent.inputs).unwrap_or_default();
         let job = JobInputs::parse(&inputs)
             .map_err(|e| WorkflowError::new("inputs_invalid", e.to_string()))?;
+        let mut files_in = Vec::with_capacity(job.files.len());
+        for file in job.files {
+            files_in.push(FileIn {
+                path: file.path,
+                content: self.content(file.content).await?,
+            });
+        }
         Ok(SandboxRequest {
             env_ref: task.sandbox.clone(),
             cmd: task.cmd.clone(),
-            files_in: job
-                .files
-                .into_iter()
-                .map(|file| FileIn {
-                    path: file.path,
-                    inline: Some(file.inline),
-                    uri: None,
-                })
-                .collect(),
+            files_in,
+            out: job.out,
             env: job.env,
-            workdir: None,
+            workdir: job.workdir,
             timeout_ms: task.timeout_ms,
-            limits: Limits::default(),
-            net: true,
+            limits: limits(&job.limits),
+            net: job.net.unwrap_or(self.net),
             task_key: task.task_key.clone(),
         })
     }
-}
 
-/// A request as its row keeps it: the files' contents are in the intent.
-fn stored_request(request: &SandboxRequest) -> Value {
-    let mut document = json!(request);
-    for file in document["filesIn"].as_array_mut().into_iter().flatten() {
-        if let Some(file) = file.as_object_mut() {
-            file.remove("inline");
-        }
-    }
-    document
-}
-
-/// What a task leaves: an index first, then its output, its files, and its figures.
-fn artifacts(task: &TaskInput, result: &SandboxResult, at: i64) -> Vec<Row> {
-    let base = i32::try_from(task.ordinal * IDX_PER_TASK).unwrap_or(i32::MAX - 1_000);
-    let timings = json!(result.metrics);
-    let raw = result.raw.clone().unwrap_or_else(|| json!({"errCode": result.err_code, "exit": result.exit, "sandboxRef": result.sandbox_ref}));
-    let text = "text/plain; charset=utf-8";
-    let mut parts: Vec<(&str, &str, Payload)> = vec![
-        ("stdout", "stdout", Payload::Bytes(&result.stdout, text)),
-        ("stderr", "stderr", Payload::Bytes(&result.stderr, text)),
-    ];
-    parts.extend(result.files_out.iter().map(|file| {
-        (
-            "file",
-            file.path.as_str(),
-            Payload::Bytes(&file.content, "application/octet-stream"),
-        )
-    }));
-    parts.push(("raw", "raw.json", Payload::Json(&raw)));
-    parts.push(("timings", "timings.json", Payload::Json(&timings)));
-    let index = json!(
-        parts
-            .iter()
-            .zip(base + 1..)
-            .map(|((kind, name, _), idx)| json!({"idx": idx, "kind": kind, "name": name}))
-            .collect::<Vec<_>>()
-    );
-    std::iter::once((
-        "artifact_index",
-        "artifact_index.json",
-        Payload::Json(&index),
-    ))
-    .chain(parts)
-    .zip(base..)
-    .map(|((kind, name, payload), idx)| {
-        let (run, step, task) = (
-            task.run_id.as_str(),
-            task.step_id.as_str(),
-            task.task_key.as_str(),
-        );
-        // A file may be called like one of ours: its place in the address keeps them apart.
-        let address = if kind == "file" {
-            format!("files/{name}")
-        } else {
-            name.to_owned()
-        };
-        rows::artifact(&Artifact {
-            run,
-            step,
-            task,
-            idx,
-            kind,
-            name: &address,
-            payload,
-            created_at: at,
+    /// The content of a file that is handed in. An artifact is read as it is needed; one that is gone is an error of the one who reads.
+    async fn content(&self, content: InputContent) -> Result<FileContent, WorkflowError> {
+        Ok(match content {
+            InputContent::Inline(text) => FileContent::Text(text),
+            InputContent::Data(bytes) => FileContent::Reader(Box::new(io::Cursor::new(bytes))),
+            InputContent::Artifact(id) => {
+                let pieces = match kept_artifacts::content(&self.db, &id).await? {
+                    Some(content) => {
+                        let all = 0..content.size;
+                        content.read(all).map_err(io::Error::other).boxed()
+                    }
+                    None => {
+                        let gone = io::Error::other(format!("there is no artifact {id}"));
+                        stream::iter([Err(gone)]).boxed()
+                    }
+                };
+                let pieces = pieces.map_ok(io::Cursor::new);
+                let reader: Box<dyn AsyncRead + Send + Unpin> = Box::new(StreamReader::new(pieces));
+                FileContent::Reader(reader)
+            }
         })
-    })
-    .collect()
+    }
+}
+
+fn limits(asked: &InputLimits) -> Limits {
+    Limits {
+        cpu: asked.cpu,
+        mem_mb: asked.mem_mb,
+        cpu_seconds: asked.cpu_seconds,
+        file_mb: asked.file_mb,
+        open_files: asked.open_files,
+        processes: asked.processes,
+        disk_mb: asked.disk_mb,
+        entries: asked.entries,
+    }
 }

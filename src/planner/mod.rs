@@ -5,7 +5,7 @@ mod inputs;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-pub use inputs::{InputError, InputFile, JobInputs};
+pub use inputs::{InputContent, InputError, InputFile, InputLimits, JobInputs};
 
 use crate::canonical::{canonical_json, sha256_hex};
 

@@ -15,7 +15,7 @@ pub struct Mock {
 }
 
 impl Mock {
-    pub(super) async fn run(&self, request: &SandboxRequest, attempt: u32) -> SandboxResult {
+    pub(super) async fn run(&self, request: SandboxRequest, attempt: u32) -> SandboxResult {
         if !self.chaos_sleep.is_zero() {
             tokio::time::sleep(self.chaos_sleep).await;
         }
@@ -27,7 +27,7 @@ impl Mock {
             "OOM_ME" => (ErrorCode::Oom, Some(137)),
             _ => (ErrorCode::None, Some(0)),
         };
-        let mut result = SandboxResult::ended(request, "mock", err_code, exit);
+        let mut result = SandboxResult::ended(request.task_key, "mock", err_code, exit);
         if err_code == ErrorCode::None {
             result.stdout = format!("OK: {}", request.cmd).into_bytes();
         }
@@ -38,7 +38,10 @@ impl Mock {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sandbox::request::request;
+
+    fn request(cmd: &str) -> SandboxRequest {
+        SandboxRequest::command(cmd, 1_000)
+    }
 
     #[tokio::test]
     async fn the_first_word_decides() {
@@ -52,13 +55,13 @@ mod tests {
             ("echo FAIL_ME", 1, ErrorCode::None),
         ] {
             assert_eq!(
-                Mock::default().run(&request(cmd), attempt).await.err_code,
+                Mock::default().run(request(cmd), attempt).await.err_code,
                 err_code,
                 "{cmd}"
             );
         }
         assert_eq!(
-            Mock::default().run(&request("echo hi"), 1).await.stdout,
+            Mock::default().run(request("echo hi"), 1).await.stdout,
             b"OK: echo hi"
         );
     }

@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize, Serializer};
-use serde_json::Value;
+use serde_json::{Value, json};
+use tokio::io::AsyncRead;
+
+use super::limits::Limits;
 
 /// How a task ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,33 +54,23 @@ impl ErrorCode {
     }
 }
 
+/// The content of a file.
+pub enum FileContent {
+    /// Text that is at hand.
+    Text(String),
+    /// Whatever this reads, which need not fit in memory.
+    Reader(Box<dyn AsyncRead + Send + Unpin>),
+}
+
 /// A file that the command finds in its directory.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileIn {
     /// Relative to the directory.
     pub path: String,
     /// Its content.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub inline: Option<String>,
-    /// Where its content is.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub uri: Option<String>,
-}
-
-/// What the command may use.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Limits {
-    /// Processors.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub cpu: Option<f64>,
-    /// Megabytes of memory.
-    #[serde(rename = "memMB", skip_serializing_if = "Option::is_none")]
-    pub mem_mb: Option<u64>,
+    pub content: FileContent,
 }
 
 /// A command to run.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
 pub struct SandboxRequest {
     /// The environment it runs in.
     pub env_ref: String,
@@ -85,10 +78,11 @@ pub struct SandboxRequest {
     pub cmd: String,
     /// The files it finds.
     pub files_in: Vec<FileIn>,
+    /// The files that are fetched afterwards: paths and globs, relative to the directory. Nothing else is.
+    pub out: Vec<String>,
     /// Variables beside the few that every command has.
     pub env: BTreeMap<String, String>,
     /// The directory it starts in, below its own.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub workdir: Option<String>,
     /// Milliseconds that it may take.
     pub timeout_ms: u64,
@@ -100,16 +94,57 @@ pub struct SandboxRequest {
     pub task_key: String,
 }
 
-/// A file that the command has left.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct FileOut {
-    /// Relative to the directory.
-    pub path: String,
-    /// Of its content, hexadecimal.
-    pub sha256: String,
-    /// Its content; kept apart from the document.
-    #[serde(skip)]
-    pub content: Vec<u8>,
+impl SandboxRequest {
+    /// A command with nothing but its directory, for `timeout_ms`.
+    pub fn command(cmd: impl Into<String>, timeout_ms: u64) -> Self {
+        Self {
+            env_ref: "local".into(),
+            cmd: cmd.into(),
+            files_in: Vec::new(),
+            out: Vec::new(),
+            env: BTreeMap::new(),
+            workdir: None,
+            timeout_ms,
+            limits: Limits::default(),
+            net: true,
+            task_key: String::new(),
+        }
+    }
+
+    /// The request as a document, without the contents of files.
+    pub fn describe(&self) -> Value {
+        let files: Vec<Value> = self
+            .files_in
+            .iter()
+            .map(|file| json!({"path": file.path}))
+            .collect();
+        let mut document = json!({
+            "envRef": self.env_ref, "cmd": self.cmd, "filesIn": files, "out": self.out, "env": self.env,
+            "timeoutMs": self.timeout_ms, "limits": self.limits, "net": self.net, "taskKey": self.task_key,
+        });
+        if let Some(workdir) = &self.workdir {
+            document["workdir"] = json!(workdir);
+        }
+        document
+    }
+}
+
+/// One of the two streams of a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stream {
+    /// What it says.
+    Stdout,
+    /// What it complains.
+    Stderr,
+}
+
+/// A piece of what a command writes, as it writes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Output {
+    /// Where to.
+    pub stream: Stream,
+    /// What.
+    pub bytes: Vec<u8>,
 }
 
 /// What the command took.
@@ -131,14 +166,15 @@ pub struct Metrics {
 pub struct SandboxResult {
     /// The exit code; 128 and the signal's number for a command that was killed.
     pub exit: Option<i32>,
+    /// The signal that killed it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signal: Option<i32>,
     /// What it wrote, up to a cap.
     #[serde(serialize_with = "lossy")]
     pub stdout: Vec<u8>,
     /// What it complained, up to a cap.
     #[serde(serialize_with = "lossy")]
     pub stderr: Vec<u8>,
-    /// The files that it created or changed.
-    pub files_out: Vec<FileOut>,
     /// What it took.
     pub metrics: Metrics,
     /// Where it ran.
@@ -155,55 +191,36 @@ pub struct SandboxResult {
 impl SandboxResult {
     /// A result without output.
     pub(super) fn ended(
-        request: &SandboxRequest,
+        task_key: impl Into<String>,
         sandbox_ref: impl Into<String>,
         err_code: ErrorCode,
         exit: Option<i32>,
     ) -> Self {
         Self {
             exit,
+            signal: None,
             stdout: Vec::new(),
             stderr: Vec::new(),
-            files_out: Vec::new(),
             metrics: Metrics::default(),
             sandbox_ref: sandbox_ref.into(),
             err_code,
-            task_key: request.task_key.clone(),
+            task_key: task_key.into(),
             raw: None,
         }
     }
 
-    /// A result that says what went wrong outside the command.
-    pub(super) fn failed(
-        request: &SandboxRequest,
-        sandbox_ref: impl Into<String>,
-        err_code: ErrorCode,
-        message: impl Into<String>,
-    ) -> Self {
-        let message: String = message.into();
-        let raw = Some(serde_json::json!({"errCode": err_code, "message": message}));
+    /// Says in words what went wrong.
+    pub(super) fn explained(self, message: &str) -> Self {
+        let raw = json!({
+            "errCode": self.err_code, "exit": self.exit, "signal": self.signal, "sandboxRef": self.sandbox_ref, "message": message,
+        });
         Self {
-            raw,
-            ..Self::ended(request, sandbox_ref, err_code, None)
+            raw: Some(raw),
+            ..self
         }
     }
 }
 
 fn lossy<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&String::from_utf8_lossy(bytes))
-}
-
-#[cfg(test)]
-pub(super) fn request(cmd: &str) -> SandboxRequest {
-    SandboxRequest {
-        env_ref: "local".into(),
-        cmd: cmd.into(),
-        files_in: Vec::new(),
-        env: BTreeMap::new(),
-        workdir: None,
-        timeout_ms: 20_000,
-        limits: Limits::default(),
-        net: true,
-        task_key: "t".into(),
-    }
 }

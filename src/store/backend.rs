@@ -356,6 +356,25 @@ where
     }
 }
 
+/// Asks the database until it answers: an operation of a workflow does not fail because a server restarts. An error that no retry mends
+/// keeps the workflow waiting where an operator can see it, rather than ending it with the wrong result.
+pub async fn persist<T, F, Fut>(what: &str, ask: F) -> T
+where
+    F: Fn() -> Fut,
+    Fut: Future<Output = Result<T, StoreError>>,
+{
+    let mut pause = Duration::from_millis(50);
+    loop {
+        match ask().await {
+            Ok(answer) => return answer,
+            Err(error) if error.is_transient() => tracing::debug!(%error, "cannot {what} yet"),
+            Err(error) => tracing::error!(%error, "cannot {what}"),
+        }
+        tokio::time::sleep(jitter(pause)).await;
+        pause = (pause * 2).min(Duration::from_secs(5));
+    }
+}
+
 /// A duration between half of `base` and all of it, so that those who met once do not meet again.
 pub fn jitter(base: Duration) -> Duration {
     let random = u32::from_le_bytes(

@@ -1,0 +1,222 @@
+//! `stepwell run` and its companions, as a person types them: exit codes, output, files, and going on after a kill.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod harness;
+
+use std::{fs, process::Stdio, time::Duration};
+
+use harness::*;
+use serde_json::Value;
+
+const DEADLINE: Duration = Duration::from_secs(60);
+
+struct Typed {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+async fn type_in(stage: &Stage, words: &[&str]) -> Typed {
+    let output = stage
+        .command(words)
+        .env("EXECUTOR_EXPIRY_MS", "1000")
+        // Commands leave their marks outside their directory.
+        .env("SBX_LOCAL_BWRAP", "off")
+        .stdin(Stdio::null())
+        .output()
+        .await
+        .unwrap();
+    Typed {
+        code: output.status.code(),
+        stdout: String::from_utf8(output.stdout).unwrap(),
+        stderr: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+/// The documents that a command with `--json` prints.
+fn documents(typed: &Typed) -> Vec<Value> {
+    typed
+        .stdout
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}")))
+        .collect()
+}
+
+/// Starts a command in the background and waits until `file` is there.
+async fn started(stage: &Stage, words: &[&str], file: &str) -> tokio::process::Child {
+    let child = stage
+        .command(words)
+        .env("EXECUTOR_EXPIRY_MS", "1000")
+        // Commands leave their marks outside their directory.
+        .env("SBX_LOCAL_BWRAP", "off")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let path = stage.dir().join(file);
+    eventually(DEADLINE, "the command runs", || async {
+        if path.exists() {
+            Ok(())
+        } else {
+            Err("not yet")
+        }
+    })
+    .await;
+    child
+}
+
+on_both_databases! {
+    async fn the_exit_code_is_the_commands(stage: Stage) {
+        for (words, code) in [
+            (vec!["run", "--", "true"], 0),
+            (vec!["run", "--", "false"], 1),
+            (vec!["run", "--", "exit 7"], 7),
+            (vec!["run", "--timeout", "300ms", "--", "sleep 20"], 124),
+            (vec!["run"], 2),
+            (vec!["run", "--env", "NO_SUCH_VARIABLE_HERE", "--", "true"], 2),
+        ] {
+            let typed = type_in(&stage, &words).await;
+            assert_eq!(typed.code, Some(code), "{words:?}: {}", typed.stderr);
+        }
+        let killed = type_in(&stage, &["run", "--", "sh", "-c", "kill -9 $$"]).await;
+        assert_eq!(killed.code, Some(137), "{}", killed.stderr);
+        assert!(killed.stderr.contains("signal 9"), "{}", killed.stderr);
+    }
+
+    async fn output_goes_where_it_went(stage: Stage) {
+        let typed = type_in(&stage, &["run", "--env", "WHO=me", "--", "echo $WHO; echo oops >&2"]).await;
+        assert_eq!((typed.code, typed.stdout.as_str()), (Some(0), "me\n"), "{}", typed.stderr);
+        assert_eq!(typed.stderr, "oops\n", "and nothing of ours where nobody looks at a terminal");
+    }
+
+    async fn files_go_in_and_come_back(stage: Stage) {
+        fs::write(stage.dir().join("words.txt"), "b\na\nb\n").unwrap();
+        fs::write(stage.dir().join("bytes"), [0_u8, 255, 7]).unwrap();
+        let line = "mkdir out; sort -u words.txt > out/sorted.txt; cp raw out/raw; touch other";
+        let typed = type_in(&stage, &["run", "--file", "words.txt", "--file", "raw=bytes", "--out", "out/*", "--out-dir", "back", "--", line]).await;
+        assert_eq!(typed.code, Some(0), "{}", typed.stderr);
+        let back = stage.dir().join("back");
+        assert_eq!(fs::read_to_string(back.join("out/sorted.txt")).unwrap(), "a\nb\n");
+        assert_eq!(fs::read(back.join("out/raw")).unwrap(), [0, 255, 7]);
+        assert!(!back.join("other").exists(), "nobody asked for it");
+    }
+
+    async fn killed_and_typed_again_it_goes_on(stage: Stage) {
+        let effect = stage.dir().join("effect");
+        let line = format!("echo ran >> {}; sleep 2; echo done", effect.display());
+        let words = ["run", "--id", "backup-42", "--", line.as_str()];
+        let mut first = started(&stage, &words, "effect").await;
+        first.kill().await.unwrap();
+
+        let second = type_in(&stage, &words).await;
+        assert_eq!((second.code, second.stdout.as_str()), (Some(0), "done\n"), "{}", second.stderr);
+        let ran = fs::read_to_string(&effect).unwrap().lines().count();
+        assert_eq!(ran, 2, "the first execution was not committed, the second one was");
+
+        let third = type_in(&stage, &words).await;
+        assert_eq!((third.code, third.stdout.as_str()), (Some(0), "done\n"), "{}", third.stderr);
+        assert_eq!(fs::read_to_string(&effect).unwrap().lines().count(), 2, "what has ended is not executed again");
+        let other = type_in(&stage, &["run", "--id", "backup-42", "--", "true"]).await;
+        assert_eq!(other.code, Some(1));
+        assert!(other.stderr.contains("another intent"), "{}", other.stderr);
+        assert_eq!(stage.sql_count("SELECT count(*) FROM app.runs").await, 1);
+    }
+
+    async fn an_interrupt_cancels_durably(stage: Stage) {
+        let line = format!("touch {}; sleep 30", stage.dir().join("began").display());
+        let child = started(&stage, &["run", "--id", "long", "--", &line], "began").await;
+        let pid = child.id().unwrap().to_string();
+        let interrupted = std::process::Command::new("kill").args(["-INT", &pid]).status().unwrap();
+        assert!(interrupted.success());
+        let output = tokio::time::timeout(DEADLINE, child.wait_with_output()).await.expect("it ends").unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(130), "{stderr}");
+        assert!(stderr.contains("cancelling long"), "{stderr}");
+        let status = stage.sql_value("SELECT status FROM dbos.workflow_status WHERE workflow_uuid = 'long'").await;
+        assert_eq!(status, "CANCELLED");
+    }
+
+    async fn a_server_does_the_same(stage: Stage) {
+        let server = stage.serve().await;
+        let typed = type_in(&stage, &["run", "--server", server.base(), "--", "echo from afar; exit 4"]).await;
+        assert_eq!((typed.code, typed.stdout.as_str()), (Some(4), "from afar\n"), "{}", typed.stderr);
+        let nobody = type_in(&stage, &["runs", "--server", "http://127.0.0.1:1"]).await;
+        assert_eq!(nobody.code, Some(69));
+        assert!(nobody.stderr.contains("stepwell serve"), "it says what to do: {}", nobody.stderr);
+    }
+
+    async fn what_is_detached_is_executed_by_somebody_else(stage: Stage) {
+        let typed = type_in(&stage, &["run", "--detach", "--id", "later", "--", "echo now"]).await;
+        assert_eq!((typed.code, typed.stdout.as_str()), (Some(0), "later\n"), "{}", typed.stderr);
+        assert_eq!(stage.sql_count("SELECT count(*) FROM app.sbx_runs").await, 0);
+        let server = stage.serve().await;
+        server.wait_status("later", "SUCCESS").await;
+        let logs = type_in(&stage, &["logs", "later"]).await;
+        assert_eq!((logs.code, logs.stdout.as_str()), (Some(0), "now\n"), "{}", logs.stderr);
+    }
+
+    async fn people_see_what_there_is(stage: Stage) {
+        assert_eq!(type_in(&stage, &["runs"]).await.code, Some(0));
+        type_in(&stage, &["run", "--id", "good", "--out", "r.csv", "--", "echo a,b > r.csv; echo printed"]).await;
+        type_in(&stage, &["run", "--id", "bad", "--", "exit 3"]).await;
+
+        let listed = documents(&type_in(&stage, &["runs", "--json"]).await);
+        let ids: Vec<_> = listed.iter().map(|run| run["runId"].as_str().unwrap()).collect();
+        assert_eq!(ids, ["bad", "good"], "newest first");
+        let failed = documents(&type_in(&stage, &["runs", "--status", "ERROR", "--json"]).await);
+        assert_eq!(failed.len(), 1);
+        let shown = type_in(&stage, &["show", "good"]).await;
+        for part in ["good SUCCESS", "CompileST", "ExecuteST", "task 0 well, exit 0", "files/r.csv", "echo a,b"] {
+            assert!(shown.stdout.contains(part), "{part}: {}", shown.stdout);
+        }
+        assert!(!shown.stdout.contains('\u{1b}'), "colours are for terminals");
+        assert!(type_in(&stage, &["show", "bad"]).await.stdout.contains("CMD_NONZERO"));
+        assert_eq!(type_in(&stage, &["explain", "bad"]).await.stdout, "The run has ended: failed.\n");
+        assert_eq!(type_in(&stage, &["show", "nobody"]).await.code, Some(1));
+
+        let artifacts = documents(&type_in(&stage, &["artifacts", "ls", "good", "--json"]).await);
+        let file = artifacts.iter().find(|artifact| artifact["kind"] == "file").unwrap();
+        let id = file["id"].as_str().unwrap();
+        assert_eq!(type_in(&stage, &["artifacts", "get", id]).await.stdout, "a,b\n");
+        type_in(&stage, &["artifacts", "get", id, "-o", "copy.csv"]).await;
+        assert_eq!(fs::read_to_string(stage.dir().join("copy.csv")).unwrap(), "a,b\n");
+    }
+
+    async fn a_gate_is_passed_from_the_command_line(stage: Stage) {
+        let words = ["run", "--detach", "--id", "gated", "--recipe", "sandbox-default", "--input", "command=echo hi"];
+        assert_eq!(type_in(&stage, &words).await.code, Some(0));
+        let approved = type_in(&stage, &["approve", "gated", "--by", "po"]).await;
+        assert_eq!(approved.code, Some(0), "{}", approved.stderr);
+        let server = stage.serve().await;
+        server.wait_status("gated", "SUCCESS").await;
+        assert_eq!(server.view("gated").await["approval"]["approvedBy"], "po");
+        assert_eq!(type_in(&stage, &["approve", "gated"]).await.code, Some(1), "it has ended");
+    }
+
+    async fn json_is_one_document_a_line(stage: Stage) {
+        let typed = type_in(&stage, &["run", "--json", "--id", "j", "--", "echo hi"]).await;
+        assert_eq!(typed.code, Some(0), "{}", typed.stderr);
+        let events = documents(&typed);
+        let output = events.iter().find(|event| event["event"] == "stdout").unwrap();
+        assert_eq!(output["data"]["text"], "hi\n");
+        let last = events.last().unwrap();
+        assert_eq!((last["event"].as_str(), last["status"].as_str()), (Some("ended"), Some("SUCCESS")));
+    }
+}
+
+#[test]
+fn every_shell_gets_its_completions() {
+    for shell in ["bash", "zsh", "fish"] {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_stepwell"))
+            .args(["completions", shell])
+            .output()
+            .unwrap();
+        assert!(output.status.success());
+        assert!(
+            String::from_utf8(output.stdout)
+                .unwrap()
+                .contains("approve")
+        );
+    }
+}
