@@ -22,7 +22,7 @@ const READS_WAITING: usize = 256;
 const WRITE_PATIENCE: Duration = Duration::from_millis(500);
 const READ_PATIENCE: Duration = Duration::from_secs(2);
 /// How long a refusal for want of room is held back: a caller that asks again at once, whatever it is told, costs ten answers a second.
-const PAUSE: Duration = Duration::from_millis(100);
+const PAUSE: Duration = Duration::from_millis(250);
 /// Refusals held back at once; a connection has one at most.
 const PAUSING: usize = 1_024;
 /// Seconds after which to try again.
