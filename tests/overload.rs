@@ -14,7 +14,8 @@ use serde_json::{Value, json};
 const CALLERS: usize = 200;
 /// How many times slower the slowest hundredth of reads may be under load.
 const MOST_RATIO: f64 = 10.0;
-const READS_WHEN_IDLE: usize = 300;
+const READS_WHEN_IDLE: usize = 500;
+const BETWEEN_READS: Duration = Duration::from_millis(5);
 
 fn long_tests_are_wanted() -> bool {
     std::env::var("STEPWELL_TEST_LONG").as_deref() == Ok("1")
@@ -196,6 +197,7 @@ on_both_databases! {
         let mut idle = Vec::new();
         for _ in 0..READS_WHEN_IDLE {
             idle.push(read(&mut reader, &watched).await);
+            tokio::time::sleep(BETWEEN_READS).await;
         }
 
         let duration = Duration::from_secs(if long_tests_are_wanted() { 30 } else { 8 });
@@ -211,7 +213,7 @@ on_both_databases! {
         let mut loaded = Vec::new();
         while Instant::now() < until {
             loaded.push(read(&mut reader, &watched).await);
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            tokio::time::sleep(BETWEEN_READS).await;
         }
         let (mut created, mut started, mut refused) = (0, 0, 0);
         while let Some(told) = calling.join_next().await {

@@ -2,6 +2,7 @@
 
 mod answers;
 pub mod generated;
+mod given;
 mod text;
 
 use std::collections::BTreeMap;
@@ -14,6 +15,7 @@ pub use generated::{
     tables::OPERATIONS,
 };
 
+pub use given::Given;
 pub use text::Text;
 
 /// The document, as it is written.

@@ -40,7 +40,7 @@ pub(crate) use lab::{Lab, LabOutput};
 pub(crate) use raw::Wire;
 pub(crate) use server::{Server, free_port};
 pub(crate) use stage::{Stage, run_on};
-pub(crate) use tools::{cache_dir, living_processes, missing_tools, npm_packages};
+pub(crate) use tools::{cache_dir, living_processes, missing_tools, npm_packages, python_packages};
 
 /// Makes two tests of each function, on SQLite and on Postgres.
 macro_rules! on_both_databases {

@@ -89,3 +89,41 @@ pub(crate) async fn npm_packages(name: &str, package_json: &str) -> PathBuf {
     drop(lock);
     dir
 }
+
+/// A virtual environment with what these requirements ask for. Outside the repository, installed once per machine. None, with a loud message,
+/// where they cannot be had: without a network a test that needs them can only be skipped.
+pub(crate) async fn python_packages(name: &str, requirements: &str) -> Option<PathBuf> {
+    let dir = cache_dir("stepwell-python").join(name);
+    std::fs::create_dir_all(&dir)
+        .unwrap_or_else(|error| panic!("cannot create {}: {error}", dir.display()));
+    let lock = std::fs::File::create(dir.join(".lock")).expect("a lock file");
+    let lock = tokio::task::spawn_blocking(move || lock.lock().map(|()| lock))
+        .await
+        .expect("the lock is waited for")
+        .expect("the lock is taken");
+    let (venv, stamp) = (dir.join("venv"), dir.join(".installed"));
+    if std::fs::read_to_string(&stamp).ok().as_deref() != Some(requirements) {
+        let list = dir.join("requirements.txt");
+        std::fs::write(&list, requirements).expect("the cache is writable");
+        let script = "python3 -m venv --clear \"$1\" && \"$1/bin/pip\" install --quiet --disable-pip-version-check --retries 1 --requirement \"$2\"";
+        let installed = tokio::process::Command::new("sh")
+            .args(["-c", script, "sh"])
+            .args([&venv, &list])
+            .output()
+            .await
+            .expect("sh runs");
+        if !installed.status.success() {
+            let test = std::thread::current().name().unwrap_or("a test").to_owned();
+            let _ = writeln!(
+                std::io::stderr(),
+                "\n*** SKIPPED {test}: {} could not be installed: {} ***",
+                requirements.trim(),
+                String::from_utf8_lossy(&installed.stderr).trim()
+            );
+            return None;
+        }
+        std::fs::write(stamp, requirements).expect("the cache is writable");
+    }
+    drop(lock);
+    Some(venv)
+}

@@ -202,6 +202,10 @@ pub(super) fn of_intents(sender: &Sender) -> Vec<Case> {
             with(good.clone(), "connectors", json!("git")),
         ),
         (
+            "null for connectors",
+            with(good.clone(), "connectors", json!(null)),
+        ),
+        (
             "number among connectors",
             with(good, "connectors", json!(["git", 7])),
         ),
@@ -231,6 +235,9 @@ pub(super) fn of_starts(sender: &Sender, given: &Given) -> Vec<Case> {
             "priority beyond 32 bits",
             change("priority", json!(4_294_967_296_i64)),
         ),
+        ("null for a priority", change("priority", json!(null))),
+        ("null for a workload", change("workload", json!(null))),
+        ("null for steps", workload("steps", json!(null))),
         ("timeout of 0", change("timeoutMS", json!(0))),
         ("timeout beyond 64 bits", change("timeoutMS", json!(1e30))),
         ("version of 0", change("recipeVersion", json!(0))),

@@ -9,7 +9,7 @@ use super::{
 
 pub(super) fn write(document: &Document) -> Result<String, String> {
     let mut text = String::from(
-        "//! Requests and answers.\n\nuse poem_openapi::{Enum, Object};\n\nuse crate::{JsonObject, Text};\n",
+        "//! Requests and answers.\n\nuse poem_openapi::{Enum, Object};\n\nuse crate::{Given, JsonObject, Text};\n",
     );
     let requested = document.requested()?;
     for (name, schema) in document.schemas()? {
@@ -55,6 +55,13 @@ fn object(name: &str, schema: &Value, strict: bool) -> Result<String, String> {
         "\n{}{derive}pub struct {name} {{\n",
         doc(description(schema)?)
     );
+    let closed = schema.get("additionalProperties") == Some(&Value::Bool(false));
+    if strict && !closed {
+        return Err(
+            "a request takes no field that it does not know; say additionalProperties: false"
+                .into(),
+        );
+    }
     let required: Vec<&str> = schema
         .get("required")
         .and_then(Value::as_array)
@@ -79,10 +86,11 @@ fn object(name: &str, schema: &Value, strict: bool) -> Result<String, String> {
         } else {
             kind
         };
-        let kind = if optional || nullable {
-            format!("Option<{kind}>")
-        } else {
-            kind
+        let kind = match (optional, nullable) {
+            (false, false) => kind,
+            // And they take null for a value that was left out.
+            (true, false) if strict => format!("Given<{kind}>"),
+            _ => format!("Option<{kind}>"),
         };
         let mut attributes = vec![format!("rename = {property:?}")];
         if optional {

@@ -4,7 +4,7 @@
 
 use poem_openapi::{Enum, Object};
 
-use crate::{JsonObject, Text};
+use crate::{Given, JsonObject, Text};
 
 /// It will be done.
 #[derive(Debug, Clone, PartialEq, Object)]
@@ -46,7 +46,7 @@ pub struct ApprovePlan {
         skip_serializing_if_is_none,
         validator(max_length = 10000)
     )]
-    pub notes: Option<Text>,
+    pub notes: Given<Text>,
 }
 
 /// An artifact without its content.
@@ -205,7 +205,7 @@ pub struct Marks {
 pub struct NewIntent {
     /// Through what.
     #[oai(rename = "connectors", skip_serializing_if_is_none)]
-    pub connectors: Option<Vec<Text>>,
+    pub connectors: Given<Vec<Text>>,
     /// Within which bounds.
     #[oai(rename = "constraints")]
     pub constraints: JsonObject,
@@ -511,7 +511,7 @@ pub struct StartRun {
         skip_serializing_if_is_none,
         validator(min_length = 1, max_length = 500)
     )]
-    pub deduplication_id: Option<Text>,
+    pub deduplication_id: Given<Text>,
     /// Which intent.
     #[oai(rename = "intentId", validator(min_length = 1, max_length = 500))]
     pub intent_id: Text,
@@ -521,66 +521,66 @@ pub struct StartRun {
         skip_serializing_if_is_none,
         validator(minimum(value = "0"))
     )]
-    pub priority: Option<i32>,
+    pub priority: Given<i32>,
     /// Only `intentQ` is legal.
     #[oai(
         rename = "queueName",
         skip_serializing_if_is_none,
         validator(min_length = 1, max_length = 200)
     )]
-    pub queue_name: Option<Text>,
+    pub queue_name: Given<Text>,
     /// The tenant; required unless partitions are switched off.
     #[oai(
         rename = "queuePartitionKey",
         skip_serializing_if_is_none,
         validator(max_length = 500)
     )]
-    pub queue_partition_key: Option<Text>,
+    pub queue_partition_key: Given<Text>,
     /// The policy; `compile-default` by default.
     #[oai(
         rename = "recipeName",
         skip_serializing_if_is_none,
         validator(min_length = 1, max_length = 200)
     )]
-    pub recipe_name: Option<Text>,
+    pub recipe_name: Given<Text>,
     /// The newest by default.
     #[oai(
         rename = "recipeVersion",
         skip_serializing_if_is_none,
         validator(minimum(value = "1"))
     )]
-    pub recipe_version: Option<i32>,
+    pub recipe_version: Given<i32>,
     /// What the caller calls it.
     #[oai(
         rename = "taskKey",
         skip_serializing_if_is_none,
         validator(min_length = 1, max_length = 500)
     )]
-    pub task_key: Option<Text>,
+    pub task_key: Given<Text>,
     /// Whose it is, for lists.
     #[oai(
         rename = "tenantId",
         skip_serializing_if_is_none,
         validator(min_length = 1, max_length = 200)
     )]
-    pub tenant_id: Option<Text>,
+    pub tenant_id: Given<Text>,
     /// Milliseconds from the first claim until the run is cancelled, waiting included.
     #[oai(
         rename = "timeoutMS",
         skip_serializing_if_is_none,
         validator(minimum(value = "1"), maximum(value = "31536000000"))
     )]
-    pub timeout_ms: Option<i64>,
+    pub timeout_ms: Given<i64>,
     /// The W3C trace that the run belongs to.
     #[oai(
         rename = "traceId",
         skip_serializing_if_is_none,
         validator(pattern = "^[0-9a-f]{32}$")
     )]
-    pub trace_id: Option<Text>,
+    pub trace_id: Given<Text>,
     /// workload
     #[oai(rename = "workload", skip_serializing_if_is_none)]
-    pub workload: Option<Workload>,
+    pub workload: Given<Workload>,
 }
 
 /// One execution of a product step.
@@ -735,19 +735,19 @@ pub struct Workload {
         skip_serializing_if_is_none,
         validator(minimum(value = "1"))
     )]
-    pub concurrency: Option<i32>,
+    pub concurrency: Given<i32>,
     /// Minutes of all tasks together.
     #[oai(
         rename = "sandboxMinutes",
         skip_serializing_if_is_none,
         validator(minimum(value = "1"))
     )]
-    pub sandbox_minutes: Option<i32>,
+    pub sandbox_minutes: Given<i32>,
     /// Tasks at all.
     #[oai(
         rename = "steps",
         skip_serializing_if_is_none,
         validator(minimum(value = "1"))
     )]
-    pub steps: Option<i32>,
+    pub steps: Given<i32>,
 }

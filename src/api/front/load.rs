@@ -21,8 +21,12 @@ const READS_WAITING: usize = 256;
 /// How long they wait.
 const WRITE_PATIENCE: Duration = Duration::from_millis(500);
 const READ_PATIENCE: Duration = Duration::from_secs(2);
-/// How long a refusal for want of room is held back: a caller that asks again at once, whatever it is told, costs ten answers a second.
-const PAUSE: Duration = Duration::from_millis(100);
+/// How long a refusal for want of room is held back: longer, the more are. Callers who ask again at once, whatever they are told, are slowed to
+/// the pace of those who heed `Retry-After`; a refusal is cheap, thousands of them a second are not.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(RETRY_AFTER_S);
+/// How many refusals that are held back make the pause longer by its shortest.
+const PER_PAUSE: u32 = 16;
 /// Refusals held back at once; a connection has one at most.
 const PAUSING: usize = 1_024;
 /// Seconds after which to try again.
@@ -53,7 +57,7 @@ impl Load {
     /// The refusal for want of room, after a short pause.
     pub(super) async fn refuse(&self) -> ApiError {
         if let Ok(_place) = self.pausing.try_acquire() {
-            sleep(PAUSE).await;
+            sleep(pause(PAUSING - self.pausing.available_permits())).await;
         }
         let message = "too many requests at once; try again later";
         ApiError {
@@ -61,6 +65,14 @@ impl Load {
             ..ApiError::new(StatusCode::TOO_MANY_REQUESTS, "overloaded", message)
         }
     }
+}
+
+/// How long a refusal is held back when so many are.
+fn pause(held: usize) -> Duration {
+    let steps = u32::try_from(held).unwrap_or(u32::MAX) / PER_PAUSE;
+    SHORTEST_PAUSE
+        .saturating_mul(steps.saturating_add(1))
+        .min(LONGEST_PAUSE)
 }
 
 /// Room for requests of one kind: so many at once, so many that wait, so long.
@@ -96,6 +108,12 @@ impl Lane {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_refusal_waits_the_longer_the_more_there_are() {
+        let paused = |held| pause(held).as_millis();
+        assert_eq!([1, 16, 80, 1_024].map(paused), [100, 200, 600, 1_000]);
+    }
 
     #[tokio::test]
     async fn a_full_lane_lets_some_wait_and_refuses_the_rest_at_once() {
