@@ -19,7 +19,6 @@ use crate::{
         entity::runs,
         ops::{self, Target},
         runs as run_rows,
-        status::RunStatus,
         workflows::INTERNAL_QUEUE,
     },
 };
@@ -91,7 +90,7 @@ impl Product {
             let queue = queue_of(&target, run.as_ref());
             ops::resume(&tx, &target, &queue).await?;
             if let Some(run) = run {
-                run_rows::reopen(&tx, &run.id, RunStatus::Queued, target.now).await?;
+                run_rows::reopen(&tx, &run.id).await?;
             }
             self.audit(&tx, &target, Action::Resume.as_str(), by, None)
                 .await?;
