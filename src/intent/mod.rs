@@ -49,6 +49,7 @@ pub struct Product {
     client: Client,
     partition_required: bool,
     trace_base_url: Option<String>,
+    executor_expiry_ms: i64,
 }
 
 impl Product {
@@ -58,6 +59,7 @@ impl Product {
             client,
             partition_required: config.partition_required,
             trace_base_url: config.trace_base_url.clone(),
+            executor_expiry_ms: config.executor_expiry_ms,
         }
     }
 
