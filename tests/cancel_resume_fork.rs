@@ -583,6 +583,54 @@ on_both_databases! {
         stage.assert_no_duplicates().await;
     }
 
+    async fn a_fork_by_another_client_gets_a_run_of_its_own(stage: Stage) {
+        let server = stage.serve().await;
+        let run = server.start_golden_run().await;
+        server.wait_next_action(&run, "APPROVE_PLAN").await;
+
+        // As the official client forks: a row on its queue, the inputs, and the records below the step.
+        let now = if stage.backend() == Backend::Sqlite { "CAST(unixepoch('subsec') * 1000 AS INTEGER)" } else { "(extract(epoch from now()) * 1000)::bigint" };
+        let statements = [
+            format!("INSERT INTO dbos.workflow_input (workflow_uuid, inputs) SELECT 'theirs', inputs FROM dbos.workflow_input WHERE workflow_uuid = '{run}'"),
+            format!("INSERT INTO dbos.operation_outputs (workflow_uuid, function_id, function_name, output, serialization) SELECT 'theirs', function_id, \
+                     function_name, output, serialization FROM dbos.operation_outputs WHERE workflow_uuid = '{run}' AND function_id < 1"),
+            format!("INSERT INTO dbos.workflow_status (workflow_uuid, status, name, queue_name, application_name, application_version, forked_from, \
+                     serialization, created_at, updated_at) SELECT 'theirs', 'ENQUEUED', name, '_dbos_internal_queue', application_name, \
+                     application_version, workflow_uuid, serialization, {now}, {now} FROM dbos.workflow_status WHERE workflow_uuid = '{run}'"),
+        ];
+        for statement in statements {
+            stage.sql_execute(&statement).await;
+        }
+
+        eventually(DEADLINE, "the fork has a run at its gate", || async {
+            let answer = server.get("/api/runs/theirs").await;
+            if answer.json()["nextAction"] == "APPROVE_PLAN" { Ok(()) } else { Err(answer) }
+        })
+        .await;
+        server.approve("theirs").await;
+        let header = server.wait_status("theirs", "SUCCESS").await;
+        assert_eq!((&header["forkedFrom"], &header["intentId"], &header["lastStep"]), (&json!(run), &json!(run), &json!("ExecuteST")));
+        let steps: Vec<Value> = server.steps("theirs").await.iter().map(|step| step["stepID"].clone()).collect();
+        assert_eq!(steps, ["CompileST", "ApplyPatchST", "DecideST", "ExecuteST"]);
+        assert_eq!(server.header(&run).await["nextAction"], "APPROVE_PLAN", "the original waits as before");
+    }
+
+    async fn a_fork_of_a_task_leaves_everything_under_its_own_id(stage: Stage) {
+        let server = stage.serve().await;
+        seed_patient_recipe(&stage).await;
+        let run = start(&server, "patient", json!({"command": "FLAKY_INFRA_FAIL"})).await;
+        server.wait_status(&run, "SUCCESS").await;
+        let task = children(&stage, &run).await[0].0.clone();
+
+        let forked = fork(&server, &task, 2).await;
+
+        until_status(&server, &forked, "SUCCESS").await;
+        let attempts = stage.sql(&format!("SELECT attempt, task_key FROM app.sbx_runs WHERE run_id = '{forked}' ORDER BY attempt")).await;
+        assert_eq!(attempts, [json!({"attempt": 2, "task_key": forked}), json!({"attempt": 3, "task_key": forked})]);
+        assert_eq!(stage.sql_count(&format!("SELECT count(*) FROM app.sbx_runs WHERE run_id = '{run}'")).await, 3);
+        stage.assert_no_duplicates().await;
+    }
+
     async fn workflows_of_other_applications_are_cancelled_resumed_and_forked(stage: Stage) {
         let server = stage.serve().await;
         stage.sql_execute(

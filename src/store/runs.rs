@@ -139,8 +139,10 @@ pub async fn approve(
 /// A run whose workflow has gone on without it.
 #[derive(Debug, Clone, FromQueryResult)]
 pub struct Drift {
-    /// The run.
+    /// The run; of a copy that has none yet the workflow.
     pub id: String,
+    /// Whether it is the copy of a run's workflow, made by another client, and has no run yet.
+    pub has_no_run: bool,
     /// How its workflow ended, or that it is queued again.
     pub status: WorkflowStatus,
     /// The workflow's error, JSON text.
@@ -150,19 +152,23 @@ pub struct Drift {
 }
 
 /// Runs that are open though their workflow ended within the last `look_back_ms`: somebody else's client, a deadline or the recovery cap
-/// ended it. And runs that have ended though their workflow waits where other clients put what they resume.
+/// ended it. And runs that have ended though their workflow waits where other clients put what they resume, and copies without a run that other
+/// clients made within that time.
 pub async fn drifted(
     db: &impl ConnectionTrait,
     look_back_ms: i64,
 ) -> Result<Vec<Drift>, StoreError> {
     let text = format!(
-        "SELECT r.id, s.status, COALESCE(o.error, s.error) AS error, s.completed_at FROM \"dbos\".workflow_status s \
+        "SELECT r.id, false AS has_no_run, s.status, COALESCE(o.error, s.error) AS error, s.completed_at FROM \"dbos\".workflow_status s \
          JOIN \"app\".runs r ON r.workflow_id = s.workflow_uuid LEFT JOIN \"dbos\".workflow_output o ON o.workflow_uuid = s.workflow_uuid \
          WHERE s.completed_at >= {now} - $1 AND r.status IN ('queued', 'running', 'waiting_input', 'repairing') \
          AND s.status IN ('CANCELLED', 'ERROR', 'MAX_RECOVERY_ATTEMPTS_EXCEEDED') \
-         UNION ALL SELECT r.id, s.status, s.error, s.completed_at FROM \"dbos\".workflow_status s \
+         UNION ALL SELECT r.id, false, s.status, s.error, s.completed_at FROM \"dbos\".workflow_status s \
          JOIN \"app\".runs r ON r.workflow_id = s.workflow_uuid WHERE s.queue_name = '{INTERNAL_QUEUE}' AND s.status = 'ENQUEUED' \
-         AND r.status IN ('succeeded', 'failed', 'retries_exceeded', 'canceled') LIMIT 1000",
+         AND r.status IN ('succeeded', 'failed', 'retries_exceeded', 'canceled') \
+         UNION ALL SELECT s.workflow_uuid, true, s.status, s.error, s.completed_at FROM \"dbos\".workflow_status s \
+         JOIN \"app\".runs r ON r.workflow_id = s.forked_from WHERE s.forked_from IS NOT NULL AND s.created_at >= {now} - $1 \
+         AND NOT EXISTS (SELECT 1 FROM \"app\".runs own WHERE own.workflow_id = s.workflow_uuid) LIMIT 1000",
         now = dialect(db).now()
     );
     let rows = db

@@ -58,7 +58,9 @@ impl Product {
             Ok(Ok(cancelled))
         })
         .await??;
-        cancellations::look(self.db(), &cancelled).await?;
+        if let Err(error) = cancellations::look(self.db(), &cancelled).await {
+            tracing::warn!(%error, "could not look at who awaits what was cancelled; the reconciler will");
+        }
         self.client.cancelled();
         // Where a limit held others back, there may be room now.
         let queues: BTreeSet<&str> = cancelled
@@ -175,6 +177,7 @@ mod tests {
             name: Some(name.into()),
             queue_name: queue.map(str::to_owned),
             application_name: application.map(str::to_owned),
+            forked_from: None,
             now: 0,
         }
     }
