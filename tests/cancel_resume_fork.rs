@@ -729,3 +729,55 @@ on_both_databases! {
         stage.assert_no_duplicates().await;
     }
 }
+
+/// Lets the official client of npm act on a workflow; answers the id of the workflow that goes on.
+async fn official(stage: &Stage, arguments: &[&str]) -> String {
+    let packages = npm_packages("dbos", include_str!("dbos_client/package.json")).await;
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/dbos_client/act.mjs");
+    let output = stage
+        .tool("node")
+        .arg(script)
+        .arg(stage.database_url())
+        .args(arguments)
+        .env("STEPWELL_NPM", packages)
+        .output()
+        .await
+        .expect("node runs");
+    assert!(output.status.success(), "{arguments:?}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+on_postgres! {
+    async fn the_official_client_cancels_resumes_and_forks_our_runs(stage: Stage) {
+        if missing_tools(&["node", "npm"]) {
+            return;
+        }
+        let server = stage.serve_with(&LIVE).await;
+        seed_patient_recipe(&stage).await;
+        for action in ["cancel", "cancel-tree"] {
+            let _ = fs::remove_file(stage.dir().join("effects"));
+            let run = start(&server, "patient", json!({"command": command(&stage, 6)})).await;
+            until_started(&stage).await;
+
+            official(&stage, &[action, &run]).await;
+            server.wait_status(&run, "CANCELLED").await;
+            let open = format!("SELECT count(*) FROM dbos.workflow_status WHERE parent_workflow_id = '{run}' AND status <> 'CANCELLED'");
+            until("the child is cancelled", &stage, &open, 0).await;
+            let noted = format!("SELECT count(*) FROM app.cancellations WHERE cancelled_by = '{run}'");
+            until("its parent is noted", &stage, &noted, 1).await;
+
+            official(&stage, &["resume", &run]).await;
+            until_status(&server, &run, "SUCCESS").await;
+            assert_never_side_by_side(&stage, 1);
+            let child = stage.sql_value(&format!("SELECT queue_name FROM dbos.workflow_status WHERE parent_workflow_id = '{run}'")).await;
+            assert_eq!(child, "sbxQ", "{action}: the child was put back into its own queue");
+
+            let forked = official(&stage, &["fork", &run, "2"]).await;
+            until_status(&server, &forked, "SUCCESS").await;
+            let header = server.wait_status(&forked, "SUCCESS").await;
+            assert_eq!(header["forkedFrom"], run.as_str());
+            assert_eq!(server.steps(&forked).await.len(), 4);
+        }
+        stage.assert_no_duplicates().await;
+    }
+}
