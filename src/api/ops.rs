@@ -60,7 +60,7 @@ pub(super) async fn steps(
     Ok(steps.into_iter().map(step).collect())
 }
 
-fn by(actor: Option<openapi::Text>, reason: Option<openapi::Text>) -> By {
+fn by(actor: openapi::Given<openapi::Text>, reason: openapi::Given<openapi::Text>) -> By {
     By {
         actor: actor.map(String::from),
         reason: reason.map(String::from),

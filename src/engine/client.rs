@@ -168,10 +168,7 @@ impl Client {
                         )));
                     }
                     WorkflowStatus::MaxRecoveryAttemptsExceeded => {
-                        return Ok(Err(WorkflowError::new(
-                            "max_recovery_attempts",
-                            "the workflow was given up",
-                        )));
+                        return Ok(Err(WorkflowError::given_up()));
                     }
                     WorkflowStatus::Enqueued
                     | WorkflowStatus::Delayed

@@ -32,6 +32,14 @@ impl WorkflowError {
         }
     }
 
+    /// The error of a workflow that was claimed as often as it may be, without progress.
+    pub fn given_up() -> Self {
+        Self::new(
+            "max_recovery_attempts",
+            "given up after too many recoveries without progress",
+        )
+    }
+
     /// The same error with data beside it.
     #[must_use]
     pub fn with_data(mut self, data: Json) -> Self {

@@ -55,6 +55,7 @@ pub struct Product {
     partition_required: bool,
     trace_base_url: Option<String>,
     backlog: Arc<backlog::Backlog>,
+    executor_expiry_ms: i64,
 }
 
 impl Product {
@@ -65,6 +66,7 @@ impl Product {
             partition_required: config.partition_required,
             trace_base_url: config.trace_base_url.clone(),
             backlog: Arc::new(backlog::Backlog::new(config.max_backlog)),
+            executor_expiry_ms: config.executor_expiry_ms,
         }
     }
 

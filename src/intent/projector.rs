@@ -1,7 +1,9 @@
-//! Owns the repair of runs whose workflow ended without them: cancelled by an official client or a deadline, or given up.
+//! Owns the repair of runs whose workflow ended or went on without them: cancelled, resumed or forked by an official client, cancelled by a deadline,
+//! or given up.
 
 use std::time::Duration;
 
+use super::ops::adopt;
 use crate::{
     engine::WorkflowError,
     store::{
@@ -12,7 +14,7 @@ use crate::{
 };
 
 /// The pause between two looks.
-const EVERY: Duration = Duration::from_secs(4);
+const EVERY: Duration = Duration::from_secs(2);
 /// How far back a look goes: a few times its pause, for clocks and transactions that overlap.
 const LOOK_BACK_MS: i64 = 60_000;
 
@@ -28,19 +30,20 @@ pub async fn project_drift(db: Database) {
     }
 }
 
-/// Ends the open runs whose workflow ended within the last `look_back_ms`.
+/// Ends the open runs whose workflow ended within the last `look_back_ms`, opens those again whose workflow is queued again, and gives a run to
+/// copies that other clients made.
 async fn round(db: &Database, look_back_ms: i64) -> Result<(), StoreError> {
     for drift in runs::drifted(&db.read(), look_back_ms).await? {
+        if drift.has_no_run {
+            adopt(db, &drift.id).await?;
+            continue;
+        }
+        if drift.status.is_unfinished() {
+            runs::reopen(&db.write(), &drift.id).await?;
+            continue;
+        }
         let (status, next_action, error) = projection(&drift);
-        runs::end(
-            &db.write(),
-            &drift.id,
-            status,
-            next_action,
-            error.as_deref(),
-            drift.completed_at,
-        )
-        .await?;
+        runs::end(&db.write(), &drift, status, next_action, error.as_deref()).await?;
     }
     Ok(())
 }
@@ -50,10 +53,7 @@ fn projection(drift: &Drift) -> (RunStatus, Option<&'static str>, Option<String>
     match drift.status {
         WorkflowStatus::Cancelled => (RunStatus::Canceled, None, None),
         WorkflowStatus::MaxRecoveryAttemptsExceeded => {
-            let error = WorkflowError::new(
-                "max_recovery_attempts",
-                "the run was given up after too many recoveries without progress",
-            );
+            let error = WorkflowError::given_up();
             (
                 RunStatus::Failed,
                 Some("REPAIR"),

@@ -187,7 +187,7 @@ impl Product {
                 }
             }
         }
-        let facts = Facts::read(self.db(), &run).await?;
+        let facts = Facts::read(self.db(), &run, self.executor_expiry_ms).await?;
         Ok(RunView {
             explain: explain::explain(&run, &facts),
             approval: run_rows::approval(&read, &run.id).await?,

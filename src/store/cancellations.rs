@@ -186,6 +186,17 @@ pub(super) fn cancelled_elsewhere(sql: Dialect, look_back_ms: i64) -> String {
 /// Carries cancels by other clients on to the children, which those clients may leave running; answers whether there were any. A workflow whose
 /// parent was cancelled no later than itself counts as cancelled by that parent: other clients cascade one level after the other.
 pub async fn carry_on(db: &Database, look_back_ms: i64) -> Result<bool, StoreError> {
+    let mut any = false;
+    loop {
+        let carried = carry_batch(db, look_back_ms).await?;
+        any |= carried > 0;
+        if carried < BATCH as usize {
+            return Ok(any);
+        }
+    }
+}
+
+async fn carry_batch(db: &Database, look_back_ms: i64) -> Result<usize, StoreError> {
     let elsewhere = cancelled_elsewhere(dialect(&db.read()), look_back_ms);
     let by = "(SELECT p.workflow_uuid FROM \"dbos\".workflow_status p WHERE p.workflow_uuid = s.parent_workflow_id AND p.status = 'CANCELLED' \
               AND p.completed_at <= s.completed_at)";
@@ -203,7 +214,7 @@ pub async fn carry_on(db: &Database, look_back_ms: i64) -> Result<bool, StoreErr
     })
     .await?;
     awaiting_looked_at(db, &carried).await?;
-    Ok(!carried.is_empty())
+    Ok(carried.len())
 }
 
 /// Looks at those who await `ids`, which others have cancelled. (Whoever awaits what was cancelled below them is cancelled itself.)

@@ -108,6 +108,31 @@ impl Dialect {
         }
     }
 
+    /// The condition of a partial index, beside another that implies it: SQLite takes such an index only when its very condition is asked for,
+    /// and Postgres, which sees the implication, would count it twice and expect too few rows.
+    pub fn index_condition(self, condition: &str) -> String {
+        match self.0 {
+            DbBackend::Sqlite => condition.to_owned(),
+            _ => "true".to_owned(),
+        }
+    }
+
+    /// Asks how a statement would be executed; the answer's lines are in the column [`Self::explained`].
+    pub fn explain(self, statement: &str) -> String {
+        match self.0 {
+            DbBackend::Sqlite => format!("EXPLAIN QUERY PLAN {statement}"),
+            _ => format!("EXPLAIN {statement}"),
+        }
+    }
+
+    /// See [`Self::explain`].
+    pub fn explained(self) -> &'static str {
+        match self.0 {
+            DbBackend::Sqlite => "detail",
+            _ => "QUERY PLAN",
+        }
+    }
+
     /// The larger of two integers.
     pub fn greatest(self, a: &str, b: &str) -> String {
         match self.0 {

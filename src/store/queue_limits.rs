@@ -151,13 +151,25 @@ pub async fn limited(db: &impl ConnectionTrait) -> Result<Vec<String>, StoreErro
 
 /// Locks the row of `queue` until the transaction ends. What is read after this sees every claim made under an earlier lock.
 pub async fn lock(tx: &impl ConnectionTrait, queue: &str) -> Result<Option<QueueRow>, StoreError> {
+    read(tx, queue, &dialect(tx).lock("q")).await
+}
+
+/// The row of `queue` as it is, for those who only look.
+pub async fn find(db: &impl ConnectionTrait, queue: &str) -> Result<Option<QueueRow>, StoreError> {
+    read(db, queue, "").await
+}
+
+async fn read(
+    db: &impl ConnectionTrait,
+    queue: &str,
+    lock: &str,
+) -> Result<Option<QueueRow>, StoreError> {
     let text = format!(
         "SELECT q.concurrency, q.worker_concurrency, q.partition_concurrency, q.rate_limit_max, q.rate_limit_period_ms, q.paused, \
-         q.window_started_at, q.window_count FROM \"app\".queue_limits q WHERE q.name = $1 {}",
-        dialect(tx).lock("q")
+         q.window_started_at, q.window_count FROM \"app\".queue_limits q WHERE q.name = $1 {lock}"
     );
-    let row = tx
-        .query_one_raw(statement(tx, text, [queue.into()]))
+    let row = db
+        .query_one_raw(statement(db, text, [queue.into()]))
         .await?;
     Ok(row
         .map(|row| QueueRow::from_query_result(&row, ""))

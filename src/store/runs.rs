@@ -11,6 +11,7 @@ use super::{
     entity::{plan_approvals, run_steps, runs, sbx_runs},
     error::StoreError,
     status::{RunStatus, WorkflowStatus},
+    workflows::INTERNAL_QUEUE,
 };
 
 /// Stores a run that starts.
@@ -138,27 +139,36 @@ pub async fn approve(
 /// A run whose workflow has gone on without it.
 #[derive(Debug, Clone, FromQueryResult)]
 pub struct Drift {
-    /// The run.
+    /// The run; of a copy that has none yet the workflow.
     pub id: String,
-    /// How its workflow ended.
+    /// Whether it is the copy of a run's workflow, made by another client, and has no run yet.
+    pub has_no_run: bool,
+    /// How its workflow ended, or that it is queued again.
     pub status: WorkflowStatus,
     /// The workflow's error, JSON text.
     pub error: Option<String>,
     /// When it ended, epoch milliseconds.
-    pub completed_at: i64,
+    pub completed_at: Option<i64>,
 }
 
 /// Runs that are open though their workflow ended within the last `look_back_ms`: somebody else's client, a deadline or the recovery cap
-/// ended it.
+/// ended it. And runs that have ended though their workflow waits where other clients put what they resume, and copies without a run that other
+/// clients made within that time.
 pub async fn drifted(
     db: &impl ConnectionTrait,
     look_back_ms: i64,
 ) -> Result<Vec<Drift>, StoreError> {
     let text = format!(
-        "SELECT r.id, s.status, COALESCE(o.error, s.error) AS error, s.completed_at FROM \"dbos\".workflow_status s \
+        "SELECT r.id, false AS has_no_run, s.status, COALESCE(o.error, s.error) AS error, s.completed_at FROM \"dbos\".workflow_status s \
          JOIN \"app\".runs r ON r.workflow_id = s.workflow_uuid LEFT JOIN \"dbos\".workflow_output o ON o.workflow_uuid = s.workflow_uuid \
          WHERE s.completed_at >= {now} - $1 AND r.status IN ('queued', 'running', 'waiting_input', 'repairing') \
-         AND s.status IN ('CANCELLED', 'ERROR', 'MAX_RECOVERY_ATTEMPTS_EXCEEDED') LIMIT 1000",
+         AND s.status IN ('CANCELLED', 'ERROR', 'MAX_RECOVERY_ATTEMPTS_EXCEEDED') \
+         UNION ALL SELECT r.id, false, s.status, s.error, s.completed_at FROM \"dbos\".workflow_status s \
+         JOIN \"app\".runs r ON r.workflow_id = s.workflow_uuid WHERE s.queue_name = '{INTERNAL_QUEUE}' AND s.status = 'ENQUEUED' \
+         AND r.status IN ('succeeded', 'failed', 'retries_exceeded', 'canceled') \
+         UNION ALL SELECT s.workflow_uuid, true, s.status, s.error, s.completed_at FROM \"dbos\".workflow_status s \
+         JOIN \"app\".runs r ON r.workflow_id = s.forked_from WHERE s.forked_from IS NOT NULL AND s.created_at >= {now} - $1 \
+         AND NOT EXISTS (SELECT 1 FROM \"app\".runs own WHERE own.workflow_id = s.workflow_uuid) LIMIT 1000",
         now = dialect(db).now()
     );
     let rows = db
@@ -170,26 +180,27 @@ pub async fn drifted(
         .collect::<Result<_, _>>()?)
 }
 
-/// Ends an open run as its workflow ended.
+/// Ends an open run as its workflow ended, unless that has gone on since.
 pub async fn end(
     db: &impl ConnectionTrait,
-    id: &str,
+    drift: &Drift,
     status: RunStatus,
     next_action: Option<&str>,
     error: Option<&str>,
-    ended_at: i64,
 ) -> Result<(), StoreError> {
     let text = format!(
         "UPDATE \"app\".runs SET status = $2, next_action = $3, error = $4, ended_at = $5, updated_at = {} \
-         WHERE id = $1 AND status IN ('queued', 'running', 'waiting_input', 'repairing')",
-        dialect(db).now()
+         WHERE id = $1 AND status IN ('queued', 'running', 'waiting_input', 'repairing') \
+         AND EXISTS (SELECT 1 FROM \"dbos\".workflow_status s WHERE s.workflow_uuid = runs.workflow_id AND s.status = '{}')",
+        dialect(db).now(),
+        drift.status
     );
     let values = [
-        id.into(),
+        drift.id.as_str().into(),
         status.as_str().into(),
         next_action.into(),
         error.into(),
-        ended_at.into(),
+        drift.completed_at.into(),
     ];
     db.execute_raw(statement(db, text, values)).await?;
     Ok(())
@@ -211,16 +222,14 @@ pub async fn cancel(
     Ok(())
 }
 
-/// Opens a run again, whose workflow goes on.
-pub async fn reopen(
-    tx: &impl ConnectionTrait,
-    id: &str,
-    status: RunStatus,
-    at: i64,
-) -> Result<(), StoreError> {
-    let text = "UPDATE \"app\".runs SET status = $2, next_action = NULL, error = NULL, ended_at = NULL, updated_at = $3 WHERE id = $1";
-    let values = [id.into(), status.as_str().into(), at.into()];
-    tx.execute_raw(statement(tx, text, values)).await?;
+/// Queues a run again whose workflow is queued again.
+pub async fn reopen(tx: &impl ConnectionTrait, id: &str) -> Result<(), StoreError> {
+    let text = format!(
+        "UPDATE \"app\".runs SET status = 'queued', next_action = NULL, error = NULL, output = NULL, ended_at = NULL, updated_at = {} \
+         WHERE id = $1 AND EXISTS (SELECT 1 FROM \"dbos\".workflow_status s WHERE s.workflow_uuid = runs.workflow_id AND s.status = 'ENQUEUED')",
+        dialect(tx).now()
+    );
+    tx.execute_raw(statement(tx, text, [id.into()])).await?;
     Ok(())
 }
 

@@ -111,6 +111,21 @@ fn mark_due(sql: Dialect, which: &str) -> String {
     )
 }
 
+/// Whether `workflow` is suspended and waits for a message.
+pub async fn is_for_a_message(
+    db: &impl ConnectionTrait,
+    workflow: &str,
+) -> Result<bool, StoreError> {
+    let text = format!(
+        "SELECT 1 FROM \"app\".waits w WHERE w.workflow_id = $1 AND EXISTS (SELECT 1 FROM {} WHERE c.kind = 'message')",
+        dialect(db).conditions("w.conditions", "c")
+    );
+    let row = db
+        .query_one_raw(statement(db, text, [workflow.into()]))
+        .await?;
+    Ok(row.is_some())
+}
+
 /// Marks the waits of `workflows` due whose conditions hold; answers how many. Call it after the commit of the fact that may fulfil them,
 /// in a statement of its own: whoever looks later sees both the fact and the wait.
 pub async fn look(db: &impl ConnectionTrait, workflows: &[&str]) -> Result<u64, StoreError> {

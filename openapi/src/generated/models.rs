@@ -119,21 +119,21 @@ pub struct ForkWorkflow {
         skip_serializing_if_is_none,
         validator(max_length = 200)
     )]
-    pub actor: Option<Text>,
+    pub actor: Given<Text>,
     /// The code that may run it; that of the original by default.
     #[oai(
         rename = "appVersion",
         skip_serializing_if_is_none,
         validator(min_length = 1, max_length = 200, pattern = "\\S")
     )]
-    pub app_version: Option<Text>,
+    pub app_version: Given<Text>,
     /// Why.
     #[oai(
         rename = "reason",
         skip_serializing_if_is_none,
         validator(max_length = 2000)
     )]
-    pub reason: Option<Text>,
+    pub reason: Given<Text>,
     /// The function id of the first step that is executed again.
     #[oai(rename = "stepN", validator(minimum(value = "1")))]
     pub step_n: i32,
@@ -228,7 +228,7 @@ pub struct NewIntent {
             pattern = "^[A-Za-z0-9][A-Za-z0-9._-]*$"
         )
     )]
-    pub intent_id: Option<Text>,
+    pub intent_id: Given<Text>,
 }
 
 /// What is asked of somebody.
@@ -267,14 +267,14 @@ pub struct OpsAction {
         skip_serializing_if_is_none,
         validator(max_length = 200)
     )]
-    pub actor: Option<Text>,
+    pub actor: Given<Text>,
     /// Why.
     #[oai(
         rename = "reason",
         skip_serializing_if_is_none,
         validator(max_length = 2000)
     )]
-    pub reason: Option<Text>,
+    pub reason: Given<Text>,
 }
 
 /// The approval that counts.

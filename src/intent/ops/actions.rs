@@ -19,7 +19,6 @@ use crate::{
         entity::runs,
         ops::{self, Target},
         runs as run_rows,
-        status::RunStatus,
         workflows::INTERNAL_QUEUE,
     },
 };
@@ -59,7 +58,9 @@ impl Product {
             Ok(Ok(cancelled))
         })
         .await??;
-        cancellations::look(self.db(), &cancelled).await?;
+        if let Err(error) = cancellations::look(self.db(), &cancelled).await {
+            tracing::warn!(%error, "could not look at who awaits what was cancelled; the reconciler will");
+        }
         self.client.cancelled();
         // Where a limit held others back, there may be room now.
         let queues: BTreeSet<&str> = cancelled
@@ -91,7 +92,7 @@ impl Product {
             let queue = queue_of(&target, run.as_ref());
             ops::resume(&tx, &target, &queue).await?;
             if let Some(run) = run {
-                run_rows::reopen(&tx, &run.id, RunStatus::Queued, target.now).await?;
+                run_rows::reopen(&tx, &run.id).await?;
             }
             self.audit(&tx, &target, Action::Resume.as_str(), by, None)
                 .await?;
@@ -176,6 +177,7 @@ mod tests {
             name: Some(name.into()),
             queue_name: queue.map(str::to_owned),
             application_name: application.map(str::to_owned),
+            forked_from: None,
             now: 0,
         }
     }

@@ -221,38 +221,47 @@ pub(super) async fn copy_workflow(
         return Ok(queue);
     }
     let copied = copy.plan.copied(steps);
+    let old = run.as_ref().map_or(source, |run| &run.id);
+    copy_rows(tx, old, id, &copied).await?;
+    if let Some(run) = run {
+        let run = run_of_copy(run, id, last_step(&copied), copy.retries, target.now);
+        run_rows::insert(tx, run).await?;
+    }
+    Ok(queue)
+}
+
+/// Copies the rows of the run `old` that belong to `copied` steps to the run `id`.
+pub(super) async fn copy_rows(
+    tx: &Transaction,
+    old: &str,
+    id: &str,
+    copied: &[&StepRow],
+) -> Result<(), StoreError> {
     let names: Vec<&str> = copied.iter().map(|s| s.function_name.as_str()).collect();
     let tasks: Vec<&str> = copied
         .iter()
         .filter(|step| is_task_start(step))
         .filter_map(|step| step.child_workflow_id.as_deref())
         .collect();
-    let old = run.as_ref().map_or(source, |run| &run.id).to_owned();
     let rows = CopiedRows {
-        source: &old,
+        source: old,
         run: id,
-        uri_prefixes: (&ids::artifact_prefix(&old), &ids::artifact_prefix(id)),
+        uri_prefixes: (&ids::artifact_prefix(old), &ids::artifact_prefix(id)),
         steps: &names,
         tasks: &tasks,
         approval: names.contains(&GATE),
     };
-    fork::copy_rows(tx, &rows).await?;
-    if let Some(run) = run {
-        let last_step = PRODUCT_STEPS
-            .into_iter()
-            .rfind(|step| names.contains(step))
-            .map(str::to_owned);
-        run_rows::insert(
-            tx,
-            run_of_copy(run, id, last_step, copy.retries, target.now),
-        )
-        .await?;
-    }
-    Ok(queue)
+    fork::copy_rows(tx, &rows).await
+}
+
+/// The last product step among `steps`.
+pub(super) fn last_step(steps: &[&StepRow]) -> Option<String> {
+    let done = |name: &&str| steps.iter().any(|step| step.function_name == *name);
+    PRODUCT_STEPS.into_iter().rfind(done).map(str::to_owned)
 }
 
 /// The run of a copy: the same intent under the same policy, with nothing done yet beside what was copied.
-fn run_of_copy(
+pub(super) fn run_of_copy(
     run: runs::Model,
     id: &str,
     last_step: Option<String>,

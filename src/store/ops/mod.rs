@@ -29,6 +29,8 @@ pub struct Target {
     pub queue_name: Option<String>,
     /// The application it belongs to.
     pub application_name: Option<String>,
+    /// The workflow that it was copied from.
+    pub forked_from: Option<String>,
     /// The database's clock, epoch milliseconds.
     pub now: i64,
 }
@@ -51,7 +53,7 @@ impl Target {
 pub async fn lock(tx: &impl ConnectionTrait, id: &str) -> Result<Option<Target>, StoreError> {
     let sql = dialect(tx);
     let text = format!(
-        "SELECT s.workflow_uuid, s.status, s.name, s.queue_name, s.application_name, {} AS now FROM \"dbos\".workflow_status s \
+        "SELECT s.workflow_uuid, s.status, s.name, s.queue_name, s.application_name, s.forked_from, {} AS now FROM \"dbos\".workflow_status s \
          WHERE s.workflow_uuid = $1 {}",
         sql.now(),
         sql.lock("s")

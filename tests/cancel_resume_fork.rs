@@ -1,0 +1,783 @@
+//! Cancel, resume and fork in every situation that a workflow can be in, over parents and children, by us and by other clients.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod harness;
+
+use std::{fs, time::Duration};
+
+use harness::*;
+use serde_json::{Value, json};
+
+const DEADLINE: Duration = Duration::from_secs(60);
+/// Tasks run real commands, and dead processes are noticed soon.
+const LIVE: [(&str, &str); 3] = [
+    ("SBX_MODE", "live"),
+    ("SBX_PROVIDER", "local"),
+    ("EXECUTOR_EXPIRY_MS", "2000"),
+];
+
+/// Where a workflow is when somebody acts on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Situation {
+    Queued,
+    Running,
+    Asleep,
+    WaitingForAnEvent,
+    WaitingForChildren,
+    InABackOff,
+    Suspended,
+    OwnedByADeadProcess,
+}
+
+/// A situation, the step that must not start after a cancel, and where a fork goes on (none: there is nothing to fork from).
+struct Case {
+    situation: Situation,
+    next_step: &'static str,
+    fork_at: Option<i32>,
+}
+
+/// What the contract promises holds in each of these: the cancel takes effect before the next step starts, the resume ends in the right
+/// result, the fork in its own.
+const TABLE: [Case; 8] = [
+    Case {
+        situation: Situation::Queued,
+        next_step: "s1",
+        fork_at: None,
+    },
+    Case {
+        situation: Situation::Running,
+        next_step: "ExecuteST",
+        fork_at: Some(1),
+    },
+    Case {
+        situation: Situation::Asleep,
+        next_step: "s2",
+        fork_at: Some(1),
+    },
+    Case {
+        situation: Situation::WaitingForAnEvent,
+        next_step: "DecideST",
+        fork_at: Some(1),
+    },
+    Case {
+        situation: Situation::WaitingForChildren,
+        next_step: "ExecuteST",
+        fork_at: Some(2),
+    },
+    Case {
+        situation: Situation::InABackOff,
+        next_step: "ExecuteST",
+        fork_at: Some(2),
+    },
+    Case {
+        situation: Situation::Suspended,
+        next_step: "ExecuteST",
+        fork_at: Some(2),
+    },
+    Case {
+        situation: Situation::OwnedByADeadProcess,
+        next_step: "ExecuteST",
+        fork_at: Some(2),
+    },
+];
+
+/// A workflow in its situation.
+struct World {
+    server: Server,
+    workflow: String,
+}
+
+async fn cancel(server: &Server, id: &str) {
+    let by = json!({"actor": "qa", "reason": "test"});
+    server
+        .post(&format!("/api/ops/wf/{id}/cancel"), &by)
+        .await
+        .expect(202);
+}
+
+async fn resume(server: &Server, id: &str) {
+    server
+        .send("POST", &format!("/api/ops/wf/{id}/resume"), None)
+        .await
+        .expect(202);
+}
+
+async fn fork(server: &Server, id: &str, step_n: i32) -> String {
+    let answer = server
+        .post(&format!("/api/ops/wf/{id}/fork"), &json!({"stepN": step_n}))
+        .await
+        .expect(202);
+    answer["forkedWorkflowID"].as_str().unwrap().to_owned()
+}
+
+async fn status(server: &Server, id: &str) -> String {
+    let workflow = server.get(&format!("/api/ops/wf/{id}")).await.expect(200);
+    workflow["status"].as_str().unwrap().to_owned()
+}
+
+async fn until(what: &str, stage: &Stage, sql: &str, wanted: i64) {
+    eventually(DEADLINE, what, || async {
+        let found = stage.sql_count(sql).await;
+        if found == wanted {
+            Ok(())
+        } else {
+            Err(format!("{found}, not {wanted}"))
+        }
+    })
+    .await;
+}
+
+async fn until_status(server: &Server, id: &str, wanted: &str) {
+    eventually(DEADLINE, &format!("{id} is {wanted}"), || async {
+        let found = status(server, id).await;
+        if found == wanted { Ok(()) } else { Err(found) }
+    })
+    .await;
+}
+
+/// Until no execution is left: whatever was under way has ended.
+async fn until_nobody_executes(stage: &Stage) {
+    until(
+        "nothing is claimed",
+        stage,
+        "SELECT count(*) FROM app.claims",
+        0,
+    )
+    .await;
+}
+
+async fn recorded(stage: &Stage, id: &str) -> Vec<String> {
+    let sql = format!(
+        "SELECT function_name FROM dbos.operation_outputs WHERE workflow_uuid = '{id}' ORDER BY function_id"
+    );
+    let rows = stage.sql(&sql).await;
+    rows.iter()
+        .map(|row| row["function_name"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+async fn children(stage: &Stage, id: &str) -> Vec<(String, String)> {
+    let sql = format!(
+        "SELECT workflow_uuid, status FROM dbos.workflow_status WHERE parent_workflow_id = '{id}' ORDER BY created_at, workflow_uuid"
+    );
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    stage
+        .sql(&sql)
+        .await
+        .iter()
+        .map(|row| (text(&row["workflow_uuid"]), text(&row["status"])))
+        .collect()
+}
+
+/// A recipe that asks nobody, and whose running commands end by themselves after a cancel.
+async fn seed_patient_recipe(stage: &Stage) {
+    stage
+        .sql_execute(
+            "INSERT INTO app.recipes (name, version, queue_name, max_concurrency, max_steps, max_sandbox_minutes, planner, approval, sandbox, \
+             cancel, created_at) VALUES ('patient', 1, 'intentQ', 10, 10, 10, 'static', 'auto', 'configured', 'boundary', 1)",
+        )
+        .await;
+}
+
+async fn start(server: &Server, recipe: &str, inputs: Value) -> String {
+    let intent = server.create_intent("cancel me", inputs).await;
+    let request = json!({"intentId": intent, "queuePartitionKey": "t", "recipeName": recipe});
+    server.post("/api/runs", &request).await.expect(202);
+    intent
+}
+
+/// A command that says when it starts and ends, and takes `seconds` between.
+fn command(stage: &Stage, seconds: u32) -> String {
+    let log = stage.dir().join("effects");
+    format!(
+        "echo start >> {0}; sleep {seconds}; echo end >> {0}",
+        log.display()
+    )
+}
+
+fn effects(stage: &Stage) -> Vec<String> {
+    let log = fs::read_to_string(stage.dir().join("effects")).unwrap_or_default();
+    log.lines().map(str::to_owned).collect()
+}
+
+async fn until_started(stage: &Stage) {
+    eventually(DEADLINE, "the command runs", || async {
+        let found = effects(stage);
+        if found.is_empty() {
+            Err("nothing")
+        } else {
+            Ok(())
+        }
+    })
+    .await;
+}
+
+/// No command began before the one before it had ended, or was killed.
+fn assert_never_side_by_side(stage: &Stage, times: usize) {
+    let expected: Vec<&str> = ["start", "end"]
+        .into_iter()
+        .cycle()
+        .take(2 * times)
+        .collect();
+    assert_eq!(effects(stage), expected);
+}
+
+async fn pause(stage: &Stage, queue: &str, paused: bool) {
+    stage
+        .sql_execute(&format!(
+            "UPDATE app.queue_limits SET paused = {paused} WHERE name = '{queue}'"
+        ))
+        .await;
+}
+
+async fn bring_about(stage: &Stage, situation: Situation) -> World {
+    // A process reads the limits of queues once a second; a pause from before it has started holds at once.
+    let queue = match situation {
+        Situation::Queued => Some("controlQ"),
+        Situation::Suspended => Some("sbxQ"),
+        _ => None,
+    };
+    let mock = [("SBX_MODE", "mock"), ("EXECUTOR_EXPIRY_MS", "2000")];
+    let live = !matches!(situation, Situation::InABackOff);
+    let env: &[(&str, &str)] = if live { &LIVE } else { &mock };
+    let server = stage.serve_with(env).await;
+    seed_patient_recipe(stage).await;
+    if let Some(queue) = queue {
+        server.kill_9().await;
+        pause(stage, queue, true).await;
+        server.start_again().await;
+    }
+    let workflow = match situation {
+        Situation::Queued => {
+            server
+                .send("POST", "/slowstep?wf=w&sleep=0", None)
+                .await
+                .expect(202);
+            "w".to_owned()
+        }
+        Situation::Asleep => {
+            server
+                .send("POST", "/slowstep?wf=w&sleep=4000", None)
+                .await
+                .expect(202);
+            until(
+                "s1 is marked",
+                stage,
+                "SELECT count(*) FROM app.marks WHERE workflow_id = 'w'",
+                1,
+            )
+            .await;
+            "w".to_owned()
+        }
+        Situation::WaitingForAnEvent => {
+            let run = server.start_golden_run().await;
+            server.wait_next_action(&run, "APPROVE_PLAN").await;
+            run
+        }
+        Situation::Running | Situation::WaitingForChildren | Situation::OwnedByADeadProcess => {
+            let run = start(&server, "patient", json!({"command": command(stage, 2)})).await;
+            until_started(stage).await;
+            run
+        }
+        Situation::InABackOff => {
+            let run = start(&server, "patient", json!({"command": "FLAKY_INFRA_FAIL"})).await;
+            // Between the second and the third attempt lie two seconds.
+            until(
+                "two attempts",
+                stage,
+                "SELECT count(*) FROM app.sbx_runs",
+                2,
+            )
+            .await;
+            run
+        }
+        Situation::Suspended => {
+            let run = start(&server, "patient", json!({"command": command(stage, 0)})).await;
+            until("a child is queued", stage, "SELECT count(*) FROM dbos.workflow_status WHERE queue_name = 'sbxQ' AND status = 'ENQUEUED'", 1).await;
+            run
+        }
+    };
+    let server = if situation == Situation::OwnedByADeadProcess {
+        server.kill_9().await;
+        stage.serve_with(&LIVE).await
+    } else {
+        server
+    };
+    World { server, workflow }
+}
+
+async fn all_three_hold(stage: &Stage, situation: Situation) {
+    let case = TABLE
+        .iter()
+        .find(|case| case.situation == situation)
+        .unwrap();
+    let World { server, workflow } = bring_about(stage, situation).await;
+    let is_run = !matches!(situation, Situation::Queued | Situation::Asleep);
+
+    let forked = match case.fork_at {
+        None => {
+            server
+                .post(
+                    &format!("/api/ops/wf/{workflow}/fork"),
+                    &json!({"stepN": 1}),
+                )
+                .await
+                .expect_refusal(409);
+            None
+        }
+        Some(step_n) => {
+            let forked = fork(&server, &workflow, step_n).await;
+            // Two runs of one command would be told apart by nobody: the fork waits until the original has ended.
+            cancel(&server, &forked).await;
+            Some(forked)
+        }
+    };
+    cancel(&server, &workflow).await;
+
+    assert_eq!(status(&server, &workflow).await, "CANCELLED");
+    if is_run {
+        let header = server.header(&workflow).await;
+        assert_eq!(
+            (&header["status"], &header["nextAction"]),
+            (&json!("CANCELLED"), &Value::Null),
+            "{header}"
+        );
+    }
+    until_nobody_executes(stage).await;
+    assert!(
+        !recorded(stage, &workflow)
+            .await
+            .contains(&case.next_step.to_owned()),
+        "{} has started",
+        case.next_step
+    );
+    for (child, status) in children(stage, &workflow).await {
+        assert_eq!(status, "CANCELLED", "child {child}");
+    }
+    let open = "SELECT count(*) FROM app.waits w JOIN dbos.workflow_status s ON s.workflow_uuid = w.workflow_id WHERE s.status <> 'PENDING'";
+    assert_eq!(
+        stage.sql_count(open).await,
+        0,
+        "what was cancelled waits for nothing"
+    );
+
+    for queue in ["controlQ", "sbxQ"] {
+        pause(stage, queue, false).await;
+    }
+    resume(&server, &workflow).await;
+    if situation == Situation::WaitingForAnEvent {
+        server.wait_next_action(&workflow, "APPROVE_PLAN").await;
+        server.approve(&workflow).await;
+    }
+    until_status(&server, &workflow, "SUCCESS").await;
+    if is_run {
+        let header = server.wait_status(&workflow, "SUCCESS").await;
+        assert_eq!(
+            (&header["error"], &header["lastStep"]),
+            (&Value::Null, &json!("ExecuteST")),
+            "{header}"
+        );
+        assert_eq!(server.steps(&workflow).await.len(), 4);
+    }
+    let queue = if is_run { "intentQ" } else { "controlQ" };
+    let workflow_row = server
+        .get(&format!("/api/ops/wf/{workflow}"))
+        .await
+        .expect(200);
+    assert_eq!(
+        workflow_row["queueName"], queue,
+        "it is still in its own queue"
+    );
+
+    match situation {
+        Situation::Running | Situation::WaitingForChildren => assert_never_side_by_side(stage, 1),
+        Situation::Suspended => assert_never_side_by_side(stage, 1),
+        // The command of the dead process ended by itself, or with it; the second one is the one that counts.
+        Situation::OwnedByADeadProcess => assert_eq!(
+            effects(stage)
+                .iter()
+                .filter(|line| *line == "start")
+                .count(),
+            2
+        ),
+        Situation::InABackOff => assert_eq!(
+            stage.sql_count("SELECT count(*) FROM app.sbx_runs").await,
+            3
+        ),
+        Situation::Queued | Situation::Asleep => {
+            assert_eq!(
+                server.get("/slowmarks?wf=w").await.expect(200),
+                json!({"s1": 1, "s2": 1})
+            );
+        }
+        Situation::WaitingForAnEvent => {}
+    }
+    if let Some(forked) = forked {
+        resume(&server, &forked).await;
+        if situation == Situation::WaitingForAnEvent {
+            server.wait_next_action(&forked, "APPROVE_PLAN").await;
+            server.approve(&forked).await;
+        }
+        until_status(&server, &forked, "SUCCESS").await;
+        assert_eq!(
+            recorded(stage, &forked).await,
+            recorded(stage, &workflow).await,
+            "the same operations"
+        );
+    }
+    let accepted = if case.fork_at.is_some() { 5 } else { 2 };
+    assert_eq!(
+        stage
+            .sql_count("SELECT count(*) FROM app.artifacts WHERE step_id = 'OPS'")
+            .await,
+        accepted
+    );
+    stage.assert_no_duplicates().await;
+}
+
+macro_rules! situations {
+    ($($name:ident: $situation:ident;)+) => { on_both_databases! { $(
+        async fn $name(stage: Stage) {
+            all_three_hold(&stage, Situation::$situation).await;
+        }
+    )+ } };
+}
+
+situations! {
+    while_queued: Queued;
+    while_a_step_runs: Running;
+    while_asleep: Asleep;
+    while_waiting_for_an_event: WaitingForAnEvent;
+    while_waiting_for_children: WaitingForChildren;
+    while_in_a_back_off: InABackOff;
+    while_suspended_on_a_queued_child: Suspended;
+    while_owned_by_a_dead_process: OwnedByADeadProcess;
+}
+
+on_both_databases! {
+    async fn a_command_that_is_cancelled_and_resumed_at_once_never_runs_twice_at_the_same_time(stage: Stage) {
+        let server = stage.serve_with(&LIVE).await;
+        seed_patient_recipe(&stage).await;
+        let run = start(&server, "patient", json!({"command": command(&stage, 5)})).await;
+        until_started(&stage).await;
+
+        cancel(&server, &run).await;
+        resume(&server, &run).await;
+
+        server.wait_status(&run, "SUCCESS").await;
+        assert_never_side_by_side(&stage, 1);
+        assert_eq!(stage.sql_count("SELECT count(*) FROM app.sbx_runs").await, 1, "its result counts once");
+        stage.assert_no_duplicates().await;
+    }
+
+    async fn a_recipe_that_says_so_has_its_command_killed_at_once(stage: Stage) {
+        let server = stage.serve_with(&LIVE).await;
+        let log = stage.dir().join("effects");
+        let seconds = format!("77.{}", std::process::id());
+        let inputs = json!({"command": format!("echo start >> {0}; [ -e {0}.go ] || sleep {seconds}; echo end >> {0}", log.display())});
+        let run = start(&server, "shell-default", inputs).await;
+        until_started(&stage).await;
+
+        cancel(&server, &run).await;
+
+        eventually(Duration::from_secs(10), "the command is gone", || async {
+            let living = living_processes(&seconds);
+            if living.is_empty() { Ok(()) } else { Err(format!("{living:?}")) }
+        })
+        .await;
+        until_nobody_executes(&stage).await;
+        assert_eq!(stage.sql_count("SELECT count(*) FROM app.sbx_runs").await, 0, "nothing of the step is recorded");
+        assert_eq!(effects(&stage), ["start"]);
+
+        fs::write(format!("{}.go", log.display()), "").unwrap();
+        resume(&server, &run).await;
+        server.wait_status(&run, "SUCCESS").await;
+        assert_eq!(effects(&stage), ["start", "start", "end"]);
+        assert_eq!(stage.sql_count("SELECT attempt FROM app.sbx_runs").await, 1);
+    }
+
+    async fn a_child_that_somebody_cancels_alone_is_an_error_of_its_parent(stage: Stage) {
+        let server = stage.serve_with(&LIVE).await;
+        seed_patient_recipe(&stage).await;
+        let run = start(&server, "patient", json!({"command": command(&stage, 2)})).await;
+        until_started(&stage).await;
+        let child = children(&stage, &run).await[0].0.clone();
+
+        cancel(&server, &child).await;
+
+        let header = server.wait_status(&run, "ERROR").await;
+        assert_eq!(header["error"]["code"], "child_cancelled", "{header}");
+        // The step in progress was kept, and the child goes on alone.
+        until_nobody_executes(&stage).await;
+        resume(&server, &child).await;
+        until_status(&server, &child, "SUCCESS").await;
+        assert_never_side_by_side(&stage, 1);
+        let audited = stage.sql_value("SELECT run_id FROM app.artifacts WHERE step_id = 'OPS' AND attempt = 1").await;
+        assert_eq!(audited, child.as_str(), "a task has no run; its trail is under its own id");
+    }
+
+    async fn a_child_that_was_cancelled_alone_stays_cancelled_when_its_parent_is_resumed(stage: Stage) {
+        let server = stage.serve_with(&LIVE).await;
+        seed_patient_recipe(&stage).await;
+        pause(&stage, "sbxQ", true).await;
+        let run = start(&server, "patient", json!({"command": "echo", "tests": ["a", "b"]})).await;
+        until("two children are queued", &stage, "SELECT count(*) FROM dbos.workflow_status WHERE queue_name = 'sbxQ' AND status = 'ENQUEUED'", 2).await;
+        let alone = children(&stage, &run).await[0].0.clone();
+        cancel(&server, &alone).await;
+        cancel(&server, &run).await;
+        let by = stage.sql("SELECT workflow_id, cancelled_by FROM app.cancellations ORDER BY cancelled_by").await;
+        let by_parent: Vec<_> = by.iter().filter(|row| row["cancelled_by"] == run.as_str()).collect();
+        assert_eq!((by.len(), by_parent.len()), (3, 1), "{by:?}");
+
+        pause(&stage, "sbxQ", false).await;
+        resume(&server, &run).await;
+
+        let header = server.wait_status(&run, "ERROR").await;
+        assert_eq!(header["error"]["code"], "child_cancelled", "{header}");
+        let statuses: Vec<String> = children(&stage, &run).await.into_iter().map(|(_, status)| status).collect();
+        assert!(statuses.contains(&"CANCELLED".to_owned()) && statuses.contains(&"SUCCESS".to_owned()), "{statuses:?}");
+    }
+
+    async fn a_deadline_cancels_the_children_too_and_a_resume_forgets_it(stage: Stage) {
+        let server = stage.serve_with(&LIVE).await;
+        seed_patient_recipe(&stage).await;
+        let intent = server.create_intent("late", json!({"command": command(&stage, 4)})).await;
+        let request = json!({"intentId": intent, "queuePartitionKey": "t", "recipeName": "patient", "timeoutMS": 1500});
+        server.post("/api/runs", &request).await.expect(202);
+
+        server.wait_status(&intent, "CANCELLED").await;
+        assert_eq!(children(&stage, &intent).await[0].1, "CANCELLED");
+
+        resume(&server, &intent).await;
+        server.wait_status(&intent, "SUCCESS").await;
+        assert_never_side_by_side(&stage, 1);
+    }
+
+    async fn what_another_client_cancels_and_resumes_is_carried_to_run_and_children(stage: Stage) {
+        let server = stage.serve_with(&LIVE).await;
+        seed_patient_recipe(&stage).await;
+        let run = start(&server, "patient", json!({"command": command(&stage, 3)})).await;
+        until_started(&stage).await;
+
+        // The two statements of the official client, for the parent alone.
+        let now = if stage.backend() == Backend::Sqlite { "CAST(unixepoch('subsec') * 1000 AS INTEGER)" } else { "(extract(epoch from now()) * 1000)::bigint" };
+        stage.sql_execute(&format!(
+            "UPDATE dbos.workflow_status SET status = 'CANCELLED', owner_xid = NULL, queue_name = NULL, deduplication_id = NULL, \
+             started_at_epoch_ms = NULL, updated_at = {now}, completed_at = {now} WHERE workflow_uuid = '{run}'"
+        )).await;
+
+        let header = server.wait_status(&run, "CANCELLED").await;
+        assert!(header["endedAt"].is_i64(), "{header}");
+        until("the child is cancelled", &stage, "SELECT count(*) FROM dbos.workflow_status WHERE parent_workflow_id IS NOT NULL AND status = 'CANCELLED'", 1).await;
+        until_nobody_executes(&stage).await;
+
+        stage.sql_execute(&format!(
+            "UPDATE dbos.workflow_status SET status = 'ENQUEUED', owner_xid = NULL, queue_name = '_dbos_internal_queue', recovery_attempts = 0, \
+             workflow_deadline_epoch_ms = NULL, deduplication_id = NULL, started_at_epoch_ms = NULL, updated_at = {now}, completed_at = NULL \
+             WHERE workflow_uuid = '{run}'"
+        )).await;
+        until_status(&server, &run, "SUCCESS").await;
+        let header = server.wait_status(&run, "SUCCESS").await;
+        assert_eq!((&header["error"], &header["lastStep"]), (&Value::Null, &json!("ExecuteST")), "{header}");
+        assert_never_side_by_side(&stage, 1);
+        stage.assert_no_duplicates().await;
+    }
+
+    async fn a_fork_by_another_client_gets_a_run_of_its_own(stage: Stage) {
+        let server = stage.serve().await;
+        let run = server.start_golden_run().await;
+        server.wait_next_action(&run, "APPROVE_PLAN").await;
+
+        // As the official client forks: a row on its queue, the inputs, and the records below the step.
+        let now = if stage.backend() == Backend::Sqlite { "CAST(unixepoch('subsec') * 1000 AS INTEGER)" } else { "(extract(epoch from now()) * 1000)::bigint" };
+        let statements = [
+            format!("INSERT INTO dbos.workflow_input (workflow_uuid, inputs) SELECT 'theirs', inputs FROM dbos.workflow_input WHERE workflow_uuid = '{run}'"),
+            format!("INSERT INTO dbos.operation_outputs (workflow_uuid, function_id, function_name, output, serialization) SELECT 'theirs', function_id, \
+                     function_name, output, serialization FROM dbos.operation_outputs WHERE workflow_uuid = '{run}' AND function_id < 1"),
+            format!("INSERT INTO dbos.workflow_status (workflow_uuid, status, name, queue_name, application_name, application_version, forked_from, \
+                     serialization, created_at, updated_at) SELECT 'theirs', 'ENQUEUED', name, '_dbos_internal_queue', application_name, \
+                     application_version, workflow_uuid, serialization, {now}, {now} FROM dbos.workflow_status WHERE workflow_uuid = '{run}'"),
+        ];
+        for statement in statements {
+            stage.sql_execute(&statement).await;
+        }
+
+        eventually(DEADLINE, "the fork has a run at its gate", || async {
+            let answer = server.get("/api/runs/theirs").await;
+            if answer.json()["nextAction"] == "APPROVE_PLAN" { Ok(()) } else { Err(answer) }
+        })
+        .await;
+        server.approve("theirs").await;
+        let header = server.wait_status("theirs", "SUCCESS").await;
+        assert_eq!((&header["forkedFrom"], &header["intentId"], &header["lastStep"]), (&json!(run), &json!(run), &json!("ExecuteST")));
+        let steps: Vec<Value> = server.steps("theirs").await.iter().map(|step| step["stepID"].clone()).collect();
+        assert_eq!(steps, ["CompileST", "ApplyPatchST", "DecideST", "ExecuteST"]);
+        assert_eq!(server.header(&run).await["nextAction"], "APPROVE_PLAN", "the original waits as before");
+    }
+
+    async fn a_fork_of_a_task_leaves_everything_under_its_own_id(stage: Stage) {
+        let server = stage.serve().await;
+        seed_patient_recipe(&stage).await;
+        let run = start(&server, "patient", json!({"command": "FLAKY_INFRA_FAIL"})).await;
+        server.wait_status(&run, "SUCCESS").await;
+        let task = children(&stage, &run).await[0].0.clone();
+
+        let forked = fork(&server, &task, 2).await;
+
+        until_status(&server, &forked, "SUCCESS").await;
+        let attempts = stage.sql(&format!("SELECT attempt, task_key FROM app.sbx_runs WHERE run_id = '{forked}' ORDER BY attempt")).await;
+        assert_eq!(attempts, [json!({"attempt": 2, "task_key": forked}), json!({"attempt": 3, "task_key": forked})]);
+        assert_eq!(stage.sql_count(&format!("SELECT count(*) FROM app.sbx_runs WHERE run_id = '{run}'")).await, 3);
+        stage.assert_no_duplicates().await;
+    }
+
+    async fn workflows_of_other_applications_are_cancelled_resumed_and_forked(stage: Stage) {
+        let server = stage.serve().await;
+        stage.sql_execute(
+            "INSERT INTO dbos.workflow_status (workflow_uuid, status, name, class_name, queue_name, application_name, application_version, \
+             created_at, updated_at, recovery_attempts, inputs, serialization) VALUES \
+             ('order-1', 'ENQUEUED', 'order', 'Shop', 'orders', 'shop', 'x9', 1, 1, 3, '[1]', 'js_superjson'), \
+             ('order-2', 'CANCELLED', 'order', 'Shop', NULL, 'shop', 'x9', 2, 2, 0, '[2]', 'js_superjson')",
+        ).await;
+        for (id, name) in [(0, "pick"), (1, "pack"), (2, "ship")] {
+            stage.sql_execute(&format!(
+                "INSERT INTO dbos.operation_outputs (workflow_uuid, function_id, function_name, output, serialization) \
+                 VALUES ('order-1', {id}, '{name}', '{{\"json\":{id}}}', 'js_superjson')"
+            )).await;
+        }
+        for (id, value) in [(0, "early"), (1, "late")] {
+            stage.sql_execute(&format!("INSERT INTO dbos.workflow_events_history (workflow_uuid, function_id, key, value) VALUES ('order-1', {id}, 'state', '{value}')")).await;
+        }
+
+        let forked = fork(&server, "order-1", 1).await;
+        cancel(&server, "order-1").await;
+        let row = |id: String| {
+            let stage = stage.clone();
+            async move { stage.sql(&format!("SELECT status, queue_name, class_name, application_name, recovery_attempts FROM dbos.workflow_status WHERE workflow_uuid = '{id}'")).await[0].clone() }
+        };
+        assert_eq!(row("order-1".into()).await["status"], "CANCELLED");
+        resume(&server, "order-1").await;
+        resume(&server, "order-2").await;
+
+        let foreign = |queue: &str| json!({"status": "ENQUEUED", "queue_name": queue, "class_name": "Shop", "application_name": "shop", "recovery_attempts": 0});
+        assert_eq!(row("order-1".into()).await, foreign("orders"));
+        assert_eq!(row("order-2".into()).await, foreign("_dbos_internal_queue"), "its queue is known to nobody");
+        assert_eq!(row(forked.clone()).await, foreign("orders"));
+        assert_eq!(forked.len(), 36, "a UUID: {forked}");
+        assert_eq!(recorded(&stage, &forked).await, ["pick"]);
+        let event = stage.sql_value(&format!("SELECT value FROM dbos.workflow_events WHERE workflow_uuid = '{forked}'")).await;
+        assert_eq!(event, "early");
+        let inputs = stage.sql_value(&format!("SELECT inputs FROM dbos.workflow_input WHERE workflow_uuid = '{forked}'")).await;
+        assert_eq!(inputs, "[1]");
+        assert_eq!(stage.sql_count("SELECT count(*) FROM app.artifacts WHERE step_id = 'OPS'").await, 4);
+    }
+
+    async fn a_fork_executes_its_step_and_what_follows_and_nothing_before(stage: Stage) {
+        let server = stage.serve().await;
+        let intent = server.create_intent("three tasks", json!({"command": "check", "tests": ["a", "b", "c"]})).await;
+        let request = json!({"intentId": intent, "queuePartitionKey": "t", "recipeName": "sandbox-default"});
+        server.post("/api/runs", &request).await.expect(202);
+        server.wait_next_action(&intent, "APPROVE_PLAN").await;
+        server.approve(&intent).await;
+        server.wait_status(&intent, "SUCCESS").await;
+        let names = recorded(&stage, &intent).await;
+        let decide = names.iter().position(|name| name == "DecideST").unwrap();
+        let last = names.len() - 1;
+
+        let from_decide = fork(&server, &intent, i32::try_from(decide).unwrap()).await;
+        let from_last = fork(&server, &intent, i32::try_from(last).unwrap()).await;
+        let header = server.wait_status(&from_decide, "SUCCESS").await;
+        server.wait_status(&from_last, "SUCCESS").await;
+
+        assert_eq!(header["forkedFrom"], intent.as_str());
+        assert_eq!((&header["intentId"], &header["runId"], &header["retryCount"]), (&json!(intent), &json!(from_decide), &json!(0)));
+        assert!(header["startedAt"].as_i64() >= header["createdAt"].as_i64(), "{header}");
+        // A task's key tells its run: new ones ran for the fork from DecideST, and none for the one from the merge.
+        let keys = |run: String| {
+            let stage = stage.clone();
+            async move {
+                let rows = stage.sql(&format!("SELECT task_key FROM app.sbx_runs WHERE run_id = '{run}' ORDER BY ordinal")).await;
+                rows.iter().map(|row| row["task_key"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+            }
+        };
+        let (original, decided, merged) = (keys(intent.clone()).await, keys(from_decide.clone()).await, keys(from_last.clone()).await);
+        assert_eq!((original.len(), decided.len()), (3, 3));
+        assert!(decided.iter().all(|key| !original.contains(key)), "{decided:?}");
+        assert_eq!(merged, original, "copied");
+        assert_eq!((children(&stage, &from_decide).await.len(), children(&stage, &from_last).await.len()), (3, 0));
+        // Each has steps and artifacts of its own; what was copied began before the fork was made.
+        for (run, executed) in [(&from_decide, vec!["DecideST", "ExecuteST"]), (&from_last, vec!["ExecuteST"])] {
+            let created = server.header(run).await["createdAt"].as_i64().unwrap();
+            let steps = server.steps(run).await;
+            assert_eq!(steps.len(), 4, "{run}");
+            for step in &steps {
+                let is_new = step["startedAt"].as_i64().unwrap() >= created;
+                assert_eq!(is_new, executed.contains(&step["stepID"].as_str().unwrap()), "{run}: {step}");
+                for artifact in step["artifactRefs"].as_array().unwrap() {
+                    let id = artifact["id"].as_str().unwrap();
+                    assert!(id.starts_with(&format!("artifact://run/{run}/")), "{id}");
+                    assert_eq!(server.artifact(id).await.status, 200, "{id}");
+                }
+            }
+            assert_eq!(server.view(run).await["tasks"].as_array().unwrap().len(), 3);
+            assert!(server.view(run).await["approval"].is_object(), "the gate was copied, its approval too");
+        }
+        let view = server.view(&intent).await;
+        assert_eq!(view["forks"], json!([from_decide, from_last]));
+        let receipts = stage.sql_count("SELECT count(*) FROM app.mock_receipts").await;
+        assert_eq!(receipts, 6, "three tasks of the original, three of the first fork");
+        stage.assert_no_duplicates().await;
+    }
+}
+
+/// Lets the official client of npm act on a workflow; answers the id of the workflow that goes on.
+async fn official(stage: &Stage, arguments: &[&str]) -> String {
+    let packages = npm_packages("dbos", include_str!("dbos_client/package.json")).await;
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/dbos_client/act.mjs");
+    let output = stage
+        .tool("node")
+        .arg(script)
+        .arg(stage.database_url())
+        .args(arguments)
+        .env("STEPWELL_NPM", packages)
+        .output()
+        .await
+        .expect("node runs");
+    assert!(output.status.success(), "{arguments:?}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+on_postgres! {
+    async fn the_official_client_cancels_resumes_and_forks_our_runs(stage: Stage) {
+        if missing_tools(&["node", "npm"]) {
+            return;
+        }
+        let server = stage.serve_with(&LIVE).await;
+        seed_patient_recipe(&stage).await;
+        for action in ["cancel", "cancel-tree"] {
+            let _ = fs::remove_file(stage.dir().join("effects"));
+            let run = start(&server, "patient", json!({"command": command(&stage, 6)})).await;
+            until_started(&stage).await;
+
+            official(&stage, &[action, &run]).await;
+            server.wait_status(&run, "CANCELLED").await;
+            let open = format!("SELECT count(*) FROM dbos.workflow_status WHERE parent_workflow_id = '{run}' AND status <> 'CANCELLED'");
+            until("the child is cancelled", &stage, &open, 0).await;
+            let noted = format!("SELECT count(*) FROM app.cancellations WHERE cancelled_by = '{run}'");
+            until("its parent is noted", &stage, &noted, 1).await;
+
+            official(&stage, &["resume", &run]).await;
+            until_status(&server, &run, "SUCCESS").await;
+            assert_never_side_by_side(&stage, 1);
+            let child = stage.sql_value(&format!("SELECT queue_name FROM dbos.workflow_status WHERE parent_workflow_id = '{run}'")).await;
+            assert_eq!(child, "sbxQ", "{action}: the child was put back into its own queue");
+
+            let forked = official(&stage, &["fork", &run, "2"]).await;
+            until_status(&server, &forked, "SUCCESS").await;
+            let header = server.wait_status(&forked, "SUCCESS").await;
+            assert_eq!(header["forkedFrom"], run.as_str());
+            assert_eq!(server.steps(&forked).await.len(), 4);
+        }
+        stage.assert_no_duplicates().await;
+    }
+}
