@@ -145,7 +145,7 @@ on_both_databases! {
 
         let lock = WriteLock::take(&stage).await;
         let mut posting = tokio::task::JoinSet::new();
-        for _ in 0..60 {
+        for _ in 0..100 {
             let mut caller = Caller::open(&server).await;
             posting.spawn(async move {
                 let intent = json!({"goal": "one of many", "inputs": {}, "constraints": {}});
@@ -155,7 +155,7 @@ on_both_databases! {
         }
         // All but the few in the lane are refused while the lock is held.
         let mut refused = 0;
-        while refused < 50 {
+        while refused < 90 {
             let ended = tokio::time::timeout(Duration::from_secs(20), posting.join_next()).await;
             let accepted = ended.expect("the refused are told").unwrap().unwrap();
             assert!(!accepted, "nothing can be written now");

@@ -15,12 +15,11 @@ use super::body;
 const WRITES: usize = 4;
 /// Requests that read, at once. Fewer than a Postgres pool has connections, so that heartbeats and claims always find one.
 const READS: usize = 6;
-/// Requests of a kind that may wait for their turn.
-const WRITES_WAITING: usize = 32;
+/// Requests of a kind that may wait for their turn: a burst of so many is served, and only what goes on for longer is refused.
+const WRITES_WAITING: usize = 64;
 const READS_WAITING: usize = 256;
-/// How long they wait.
-const WRITE_PATIENCE: Duration = Duration::from_millis(500);
-const READ_PATIENCE: Duration = Duration::from_secs(2);
+/// How long they wait. Longer than a burst takes; who is not served by then is better told so than kept.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a refusal for want of room is held back: longer, the more are. Callers who ask again at once, whatever they are told, are slowed to
 /// the pace of those who heed `Retry-After`; a refusal is cheap, thousands of them a second are not.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
@@ -45,8 +44,8 @@ pub(super) struct Load {
 impl Default for Load {
     fn default() -> Self {
         Self {
-            writes: Lane::new(WRITES, WRITES_WAITING, WRITE_PATIENCE),
-            reads: Lane::new(READS, READS_WAITING, READ_PATIENCE),
+            writes: Lane::new(WRITES, WRITES_WAITING, PATIENCE),
+            reads: Lane::new(READS, READS_WAITING, PATIENCE),
             bodies: Semaphore::new(body::ALL_AT_ONCE),
             pausing: Semaphore::new(PAUSING),
         }
