@@ -22,6 +22,8 @@ pub struct CallInfo {
     pub request_id: String,
     /// The caller's W3C trace context, if it is a valid one.
     pub traceparent: Option<String>,
+    /// The caller's bearer token.
+    pub bearer: Option<String>,
     /// What the caller has already, and which part it wants.
     pub conditions: Conditions,
 }
@@ -59,6 +61,7 @@ impl CallInfo {
     pub fn of(request: &Request) -> Self {
         Self {
             conditions: Conditions::of(request),
+            bearer: bearer(request),
             ..request
                 .extensions()
                 .get::<Self>()
@@ -66,6 +69,14 @@ impl CallInfo {
                 .unwrap_or_default()
         }
     }
+}
+
+/// The token of an `Authorization: Bearer …`.
+fn bearer(request: &Request) -> Option<String> {
+    let (scheme, token) = request.header("authorization")?.split_once(' ')?;
+    scheme
+        .eq_ignore_ascii_case("bearer")
+        .then(|| token.trim().to_owned())
 }
 
 /// A page whose cursor travels in a header.

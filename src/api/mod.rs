@@ -1,5 +1,6 @@
 //! HTTP: wire types in, domain calls, wire types out. No SQL and no logic: what a request means is decided below.
 
+mod admin;
 mod artifacts;
 mod cursor;
 mod docs;
@@ -12,6 +13,7 @@ mod ops;
 mod runs;
 mod service;
 mod stream;
+mod tick;
 
 use std::sync::Arc;
 
@@ -19,7 +21,9 @@ use openapi::{Routes, document};
 use poem::{Endpoint, EndpointExt, Response, Route};
 use poem_openapi::OpenApiService;
 
+pub use admin::Admin;
 pub use service::ApiService;
+pub use tick::Ticks;
 
 /// The whole API: operations, document and its pages, behind the front.
 ///

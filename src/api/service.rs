@@ -5,7 +5,7 @@ use openapi::{
     StreamRunQuery, models,
 };
 
-use super::{artifacts, health, intents, ops, runs, stream};
+use super::{artifacts, health, intents, ops, runs, stream, tick};
 use crate::{intent::Product, store::Database};
 
 /// The implementation of every operation.
@@ -14,6 +14,7 @@ pub struct ApiService {
     pub(super) product: Product,
     pub(super) db: Database,
     pub(super) app_version: String,
+    pub(super) ticks: Option<tick::Ticks>,
 }
 
 impl ApiService {
@@ -23,13 +24,25 @@ impl ApiService {
             product,
             db,
             app_version,
+            ticks: None,
         }
+    }
+
+    /// The same service, taking ticks.
+    #[must_use]
+    pub fn with_ticks(mut self, ticks: tick::Ticks) -> Self {
+        self.ticks = Some(ticks);
+        self
     }
 }
 
 impl Service for ApiService {
     async fn get_health(&self, _: Call) -> Result<models::Health, ApiError> {
         health::get(self).await
+    }
+
+    async fn tick(&self, call: Call, body: models::Tick) -> Result<models::TickSummary, ApiError> {
+        tick::post(self, &call, body).await
     }
 
     async fn create_intent(

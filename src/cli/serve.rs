@@ -1,13 +1,14 @@
 //! `stepwell serve`: everything in one process.
 
-use std::{net::Ipv4Addr, sync::Arc};
+use std::net::SocketAddr;
 
-use poem::{Server, listener::TcpAcceptor};
-use tokio::sync::watch;
-
-use super::{CliError, say, session::launch};
+use super::{
+    CliError, say,
+    service::{Servers, Signals, bind},
+    session::{launch, one_shot},
+};
 use crate::{
-    api::{self, ApiService},
+    api::{self, Admin, ApiService, Ticks},
     config::Config,
     engine,
     intent::{self, Product},
@@ -15,51 +16,36 @@ use crate::{
 };
 
 pub(super) async fn run(config: &Config) -> Result<(), CliError> {
+    let mut signals = Signals::catch()?;
     let db = Database::connect(&config.database()).await?;
     engine::migrate(&db).await?;
-    let failed = |e: &dyn std::fmt::Display| CliError::Failed(e.to_string());
-    let mut listeners = Vec::new();
-    for (port, what) in [(config.port, "the API"), (config.admin_port, "health")] {
-        let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await;
-        let listener = listener.map_err(|e| {
-            CliError::Failed(format!("cannot listen on 127.0.0.1:{port} for {what}: {e}"))
-        })?;
-        listeners.push(listener);
-    }
-    let engine = launch(config, &db)?;
+    let listener = bind(config.port, "the API").await?;
+    let admin_listener = bind(config.admin_port, "health").await?;
+    let engine = launch(config, &db, config.engine())?;
     let product = Product::new(engine.client().clone(), config);
-    let (stop, _) = watch::channel(false);
-    let stop = Arc::new(stop);
-    let mut servers = tokio::task::JoinSet::new();
-    let mut addresses = Vec::new();
-    for listener in listeners {
-        addresses.push(listener.local_addr().map_err(|e| failed(&e))?);
-        let service = ApiService::new(product.clone(), db.clone(), config.app_version.clone());
-        let app = api::app(service).map_err(CliError::Failed)?;
-        let mut stopped = stop.subscribe();
-        let acceptor = TcpAcceptor::from_tokio(listener).map_err(|e| failed(&e))?;
-        servers.spawn(async move {
-            let signal = async move {
-                let _ = stopped.wait_for(|stop| *stop).await;
-            };
-            Server::new_with_acceptor(acceptor)
-                .run_with_graceful_shutdown(app, signal, None)
-                .await
-        });
-    }
+    let ticks = Ticks::new(one_shot(config, &db, config.engine()), config.token.clone());
+    let version = config.app_version.clone();
+    let service = ApiService::new(product, db.clone(), version.clone()).with_ticks(ticks.clone());
+    let mut servers = Servers::new(config.shutdown_grace);
+    let app = api::app(service).map_err(CliError::Failed)?;
+    let address = servers.answer(listener, app)?;
+    let admin = Admin::new(db.clone(), version, engine.vitals().clone());
+    let admin_address = servers.answer(admin_listener, admin)?;
     let projector = tokio::spawn(intent::project_drift(db.clone()));
-    greet(&db, config, &addresses);
-    wait_for_signal().await;
-    tracing::info!("stopping: what runs may finish, the rest is handed back");
-    let _ = stop.send(true);
+    greet(&db, config, address, admin_address);
+
+    signals.next().await;
+    tracing::info!("stopping: what runs goes to its next boundary, the rest is handed back");
     projector.abort();
-    engine.shutdown().await;
-    servers.shutdown().await;
-    Ok(())
+    signals
+        .unless_again(async {
+            tokio::join!(engine.shutdown(), ticks.finish());
+            servers.stop().await;
+        })
+        .await
 }
 
-fn greet(db: &Database, config: &Config, addresses: &[std::net::SocketAddr]) {
-    let [api, admin] = addresses else { return };
+fn greet(db: &Database, config: &Config, api: SocketAddr, admin: SocketAddr) {
     say(&format!(
         "Stepwell {} (application version {})",
         env!("CARGO_PKG_VERSION"),
@@ -74,21 +60,4 @@ fn greet(db: &Database, config: &Config, addresses: &[std::net::SocketAddr]) {
     say(&format!(
         "  try        curl -sS -X POST http://{api}/api/intents -H 'content-type: application/json' -d '{body}'"
     ));
-}
-
-/// Until somebody wants this process to end.
-async fn wait_for_signal() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = match signal(SignalKind::terminate()) {
-        Ok(terminate) => terminate,
-        Err(error) => {
-            tracing::warn!(%error, "cannot listen for SIGTERM");
-            let _ = tokio::signal::ctrl_c().await;
-            return;
-        }
-    };
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        _ = terminate.recv() => {}
-    }
 }

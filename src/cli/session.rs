@@ -6,8 +6,8 @@ use super::{CliError, api::Api};
 use crate::{
     api::{ApiService, app},
     config::{Config, SandboxMode},
-    engine::{self, Client, Engine},
-    intent::{self, Product, Sandboxes},
+    engine::{self, Client, Engine, EngineOptions},
+    intent::{self, OneShot, Product, Sandboxes},
     sandbox::{self, Local, Mock, Sandbox},
     store::Database,
 };
@@ -57,7 +57,7 @@ impl Session {
         let db = Database::connect(&config.database()).await?;
         engine::migrate(&db).await?;
         let engine = match execute {
-            Execute::Here => Some(launch(config, &db)?),
+            Execute::Here => Some(launch(config, &db, config.engine())?),
             Execute::Elsewhere => None,
         };
         let client = match &engine {
@@ -82,7 +82,26 @@ impl Session {
 }
 
 /// Starts to execute runs and tasks in this process, and removes what dead ones have left.
-pub(super) fn launch(config: &Config, db: &Database) -> Result<Engine, CliError> {
+pub(super) fn launch(
+    config: &Config,
+    db: &Database,
+    options: EngineOptions,
+) -> Result<Engine, CliError> {
+    reap(config);
+    let builder = Engine::builder(db.clone(), options);
+    let builder = intent::register(builder, db, config, sandboxes(config))
+        .map_err(|e| CliError::Failed(e.to_string()))?;
+    Ok(builder.launch())
+}
+
+/// Invocations that execute what is due and go, for `worker --once` and `POST /tick`.
+pub(super) fn one_shot(config: &Config, db: &Database, options: EngineOptions) -> OneShot {
+    reap(config);
+    OneShot::new(db.clone(), config.clone(), options, sandboxes(config))
+}
+
+/// Removes what tasks of dead processes have left on this machine.
+fn reap(config: &Config) {
     let root = config.sandbox_root();
     match sandbox::reap(&root) {
         Ok(0) => {}
@@ -91,10 +110,6 @@ pub(super) fn launch(config: &Config, db: &Database) -> Result<Engine, CliError>
             tracing::warn!(%error, ?root, "cannot look for what tasks of dead processes have left")
         }
     }
-    let builder = Engine::builder(db.clone(), config.engine());
-    let builder = intent::register(builder, db, config, sandboxes(config))
-        .map_err(|e| CliError::Failed(e.to_string()))?;
-    Ok(builder.launch())
 }
 
 fn sandboxes(config: &Config) -> Sandboxes {

@@ -142,8 +142,13 @@ pub(super) fn explain(run: &runs::Model, facts: &Facts) -> Explanation {
         _ if facts.live_with_version == 0 => because(
             Reason::NoWorkerWithVersion,
             format!(
-                "No live process has its version {:?}.",
-                facts.application_version.as_deref().unwrap_or_default()
+                "No live process has its version {:?}; {}.",
+                facts.application_version.as_deref().unwrap_or_default(),
+                if facts.live_versions.is_empty() {
+                    "none executes at all".to_owned()
+                } else {
+                    format!("those that live have {}", facts.live_versions)
+                }
             ),
             json!({"applicationVersion": facts.application_version, "liveVersions": facts.live_versions}),
         ),

@@ -29,7 +29,7 @@ pub async fn project_drift(db: Database) {
 }
 
 /// Ends the open runs whose workflow ended within the last `look_back_ms`.
-async fn round(db: &Database, look_back_ms: i64) -> Result<(), StoreError> {
+pub(super) async fn round(db: &Database, look_back_ms: i64) -> Result<(), StoreError> {
     for drift in runs::drifted(&db.read(), look_back_ms).await? {
         let (status, next_action, error) = projection(&drift);
         runs::end(

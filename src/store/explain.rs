@@ -34,7 +34,7 @@ pub struct Evidence {
     pub ahead: i64,
     /// Live processes with its version.
     pub live_with_version: i64,
-    /// The versions of live processes.
+    /// The versions of live processes, separated by commas.
     pub live_versions: String,
 }
 
@@ -51,7 +51,7 @@ pub async fn evidence(db: &impl ConnectionTrait, workflow: &str) -> Result<Evide
          (SELECT count(*) FROM \"dbos\".workflow_status q WHERE q.queue_name = s.queue_name AND q.status = 'ENQUEUED' \
          AND (q.priority, q.created_at) < (s.priority, s.created_at)) AS ahead, \
          (SELECT count(*) FROM {live} AND e.app_version = COALESCE(s.application_version, e.app_version)) AS live_with_version, \
-         COALESCE((SELECT max(e.app_version) FROM {live}), '') AS live_versions \
+         COALESCE((SELECT string_agg(v.app_version, ', ' ORDER BY v.app_version) FROM (SELECT DISTINCT e.app_version FROM {live}) AS v), '') AS live_versions \
          FROM \"dbos\".workflow_status s LEFT JOIN \"app\".claims c ON c.workflow_id = s.workflow_uuid AND c.token = s.owner_xid \
          LEFT JOIN \"app\".waits w ON w.workflow_id = s.workflow_uuid WHERE s.workflow_uuid = $1"
     );

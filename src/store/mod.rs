@@ -13,6 +13,7 @@ pub mod executors;
 pub mod explain;
 pub mod intents;
 pub mod messages;
+pub mod one_shot;
 pub mod planner_calls;
 pub mod queue_limits;
 pub mod run_stream;

@@ -541,6 +541,53 @@ pub enum StepStatus {
     Error,
 }
 
+/// How much a tick may do.
+#[derive(Debug, Clone, PartialEq, Object)]
+#[oai(deny_unknown_fields)]
+pub struct Tick {
+    /// Workflows that it may claim; a woken one counts again. Default: no limit.
+    #[oai(
+        rename = "maxJobs",
+        skip_serializing_if_is_none,
+        validator(minimum(value = "1"), maximum(value = "1000000"))
+    )]
+    pub max_jobs: Option<i64>,
+    /// Seconds that it may last, its end included. Default 20.
+    #[oai(
+        rename = "maxSeconds",
+        skip_serializing_if_is_none,
+        validator(minimum(value = "1"), maximum(value = "3600"))
+    )]
+    pub max_seconds: Option<i64>,
+}
+
+/// What a tick has done, and what it leaves.
+#[derive(Debug, Clone, PartialEq, Object)]
+#[oai(deny_unknown_fields)]
+pub struct TickSummary {
+    /// Workflows of this version that are queued or due.
+    #[oai(rename = "backlog")]
+    pub backlog: i64,
+    /// Workflows claimed.
+    #[oai(rename = "claimed")]
+    pub claimed: i64,
+    /// Those that succeeded.
+    #[oai(rename = "completed")]
+    pub completed: i64,
+    /// Those that ended in an error.
+    #[oai(rename = "failed")]
+    pub failed: i64,
+    /// When it is worth coming again, epoch milliseconds: now while something is due; null when nothing is known.
+    #[oai(rename = "nextWakeAt")]
+    pub next_wake_at: Option<i64>,
+    /// Those that were handed back: at a boundary, or cut at the end.
+    #[oai(rename = "released")]
+    pub released: i64,
+    /// Those that wait in the database now.
+    #[oai(rename = "suspended")]
+    pub suspended: i64,
+}
+
 /// Where a workflow stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Enum)]
 pub enum WorkflowStatus {

@@ -146,6 +146,12 @@ pub trait Service: Send + Sync + 'static {
     ) -> impl Future<Output = Result<RunView, ApiError>> + Send;
     /// Answers ok while the database answers
     fn get_health(&self, call: Call) -> impl Future<Output = Result<Health, ApiError>> + Send;
+    /// Does what is due, and answers what it did
+    fn tick(
+        &self,
+        call: Call,
+        body: Tick,
+    ) -> impl Future<Output = Result<TickSummary, ApiError>> + Send;
 }
 
 #[derive(Tags)]
@@ -160,6 +166,8 @@ enum Tag {
     Runs,
     #[oai(rename = "health")]
     Health,
+    #[oai(rename = "worker")]
+    Worker,
 }
 
 #[derive(ApiResponse)]
@@ -254,6 +262,13 @@ enum GetHealthSuccess {
     /// Answers ok while the database answers.
     #[oai(status = 200)]
     Ok(Json<Health>),
+}
+
+#[derive(ApiResponse)]
+enum TickSuccess {
+    /// Does what is due, and answers what it did.
+    #[oai(status = 200)]
+    Ok(Json<TickSummary>),
 }
 
 /// The routes of a service.
@@ -617,5 +632,19 @@ impl<S: Service> Routes<S> {
             .get_health(Call::of(request))
             .await
             .map(|answer| GetHealthSuccess::Ok(Json(answer)))
+    }
+
+    /// Does what is due, and answers what it did
+    #[oai(
+        path = "/tick",
+        method = "post",
+        operation_id = "tick",
+        tag = "Tag::Worker"
+    )]
+    async fn tick(&self, request: &Request, body: Json<Tick>) -> Result<TickSuccess, ApiError> {
+        self.0
+            .tick(Call::of(request), body.0)
+            .await
+            .map(|answer| TickSuccess::Ok(Json(answer)))
     }
 }

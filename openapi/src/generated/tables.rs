@@ -103,4 +103,10 @@ pub const OPERATIONS: &[Operation] = &[
         query: &[],
         body: Body::None,
     },
+    Operation {
+        method: "POST",
+        path: "/tick",
+        query: &[],
+        body: Body::EmptyAsObject,
+    },
 ];
