@@ -4,6 +4,7 @@ mod api;
 mod api_server;
 mod artifacts;
 mod bench;
+mod doctor;
 mod follow;
 mod migrate;
 mod run;
@@ -64,6 +65,8 @@ enum Command {
     Artifacts(artifacts::Arguments),
     /// Bring the database's schema up to date, or rebuild half of it.
     Migrate(migrate::Arguments),
+    /// Ask whether every invariant holds on the database in use, and explain each finding with its SQL. Changes nothing.
+    Doctor(doctor::Arguments),
     /// Measure what the engine does on the database in use.
     Bench(bench::Arguments),
     /// Print a script that completes this command line in a shell.
@@ -163,6 +166,7 @@ fn run(command: &Command) -> Result<ExitCode, CliError> {
 async fn dispatch(config: &Config, command: &Command) -> Result<ExitCode, CliError> {
     match command {
         Command::Run(arguments) => return run::run(config, arguments).await,
+        Command::Doctor(arguments) => return doctor::run(config, arguments).await,
         Command::Worker(arguments) => return worker::run(config, arguments).await,
         Command::Serve => serve::run(config).await?,
         Command::Api => api_server::run(config).await?,

@@ -105,7 +105,9 @@ async fn once(
         acquire_timeout: CONNECT_WITHIN.min(budget.time),
         ..config.database()
     };
-    let db = Database::connect(&reach).await?;
+    let db = Database::connect(&reach)
+        .await
+        .map_err(|e| CliError::Unavailable(e.to_string()))?;
     let one_shot = one_shot(config, &db, options);
     let (stop, mut stopped) = tokio::sync::watch::channel(false);
     let work = one_shot.run(budget, async move {

@@ -70,7 +70,7 @@ pub struct Summary {
     pub backlog: u64,
     /// When it is worth coming again, epoch milliseconds: now while something is due; none when nothing is known.
     pub next_wake_at: Option<i64>,
-    /// Whether something is due that its queue would let run.
+    /// Whether something is due that its queue would let run, or a step was left for want of time.
     pub work_left: bool,
     /// Whether nothing was due, so that nothing was done.
     pub idle: bool,
@@ -84,6 +84,7 @@ impl Summary {
             suspended,
             failed,
             released,
+            unfit,
         } = tally;
         Self {
             claimed,
@@ -93,7 +94,7 @@ impl Summary {
             released,
             backlog: left.backlog,
             next_wake_at: left.next_wake_at,
-            work_left: left.open > 0,
+            work_left: left.open > 0 || unfit,
             idle: false,
         }
     }
@@ -107,6 +108,8 @@ pub(super) struct Tally {
     pub(super) suspended: u64,
     pub(super) failed: u64,
     pub(super) released: u64,
+    /// Whether a step was not started because it declares more time than was left.
+    pub(super) unfit: bool,
 }
 
 impl Tally {
@@ -208,7 +211,7 @@ impl EngineBuilder {
             if waits::reconcile(&self.db.write(), &from, &to).await? > 0 {
                 return Ok(true);
             }
-            end = if Instant::now() < budget.reconciling_ends() {
+            end = if look.more_rounds && Instant::now() < budget.reconciling_ends() {
                 waits::round_end(&self.db.read(), &to).await?
             } else {
                 None
@@ -334,6 +337,7 @@ mod tests {
             failed: 1,
             suspended: 1,
             released: 2,
+            unfit: false,
         };
         assert_eq!(tally, expected);
     }

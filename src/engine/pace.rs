@@ -37,6 +37,8 @@ pub(super) enum Admission {
 #[derive(Debug, Default)]
 pub(super) struct Pace {
     yielding: AtomicBool,
+    /// Whether a step was not started because too little time was left for it.
+    refused: AtomicBool,
     /// When this process ends whatever still runs, and how long it had from its start, where that is known before.
     cut: Option<(Instant, Duration)>,
 }
@@ -66,6 +68,7 @@ impl Pace {
                 if longest <= left {
                     Admission::Start
                 } else {
+                    self.refused.store(true, Ordering::Release);
                     // Not before this process is gone: it would claim the workflow again at once, and hand it back again.
                     Admission::Yield {
                         delay_ms: i64::try_from(left.as_millis()).unwrap_or(i64::MAX),
@@ -74,6 +77,11 @@ impl Pace {
             }
             _ => Admission::Start,
         }
+    }
+
+    /// Whether a step did not start because it did not fit.
+    pub(super) fn has_refused(&self) -> bool {
+        self.refused.load(Ordering::Acquire)
     }
 
     /// Whether no process with this one's time could ever start a step that takes so long.

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use sea_orm::{
-    ConnectOptions, ConnectionTrait, Database as SeaDatabase, DatabaseConnection,
-    DatabaseTransaction, DbBackend, DbErr, ExecResult, QueryResult, RuntimeErr,
+    AccessMode, ConnectOptions, ConnectionTrait, Database as SeaDatabase, DatabaseConnection,
+    DatabaseTransaction, DbBackend, DbErr, ExecResult, IsolationLevel, QueryResult, RuntimeErr,
     SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait, Value, sqlx,
 };
 use serde::Serialize;
@@ -170,6 +170,17 @@ impl Database {
             ..Default::default()
         };
         Ok(Qualified(self.writer.begin_with_options(options).await?))
+    }
+
+    /// Begins a transaction that only reads, and in which every statement sees the same instant. On SQLite any transaction of a reader does.
+    pub async fn snapshot(&self) -> Result<Transaction, StoreError> {
+        let postgres = !self.is_sqlite();
+        let options = TransactionOptions {
+            isolation_level: postgres.then_some(IsolationLevel::RepeatableRead),
+            access_mode: postgres.then_some(AccessMode::ReadOnly),
+            ..Default::default()
+        };
+        Ok(Qualified(self.reader.begin_with_options(options).await?))
     }
 
     /// The kind of database, for what an operator is told.

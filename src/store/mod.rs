@@ -7,6 +7,7 @@ pub mod blobs;
 pub mod checkpoints;
 pub mod claims;
 pub mod dialect;
+pub mod doctor;
 pub mod entity;
 pub mod error;
 pub mod executors;

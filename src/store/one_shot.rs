@@ -36,6 +36,8 @@ pub struct Look {
     pub executors: i64,
     /// The last key of the first round of the reconciler; none when nothing is suspended.
     pub round_end: Option<String>,
+    /// Whether there are more waits than that round has.
+    pub more_rounds: bool,
 }
 
 impl Look {
@@ -82,7 +84,8 @@ pub async fn look(
          (SELECT count(*) FROM \"app\".executors WHERE heartbeat_at < {now} - $4) + (SELECT count(*) FROM \"app\".claims c \
          WHERE c.claimed_at < {now} - $4 AND NOT EXISTS (SELECT 1 FROM \"app\".executors e WHERE e.id = c.executor_id)) AS expired, \
          (SELECT count(*) FROM \"app\".executors WHERE heartbeat_at >= {now} - $4) AS executors, \
-         (SELECT max(workflow_id) FROM (SELECT workflow_id FROM \"app\".waits ORDER BY workflow_id LIMIT {ROUND}) AS r) AS round_end",
+         (SELECT max(workflow_id) FROM (SELECT workflow_id FROM \"app\".waits ORDER BY workflow_id LIMIT {ROUND}) AS r) AS round_end, \
+         EXISTS (SELECT 1 FROM \"app\".waits LIMIT 1 OFFSET {ROUND}) AS more_rounds",
         queued = queued(sql, claimer),
         due = due(sql, claimer),
         sleeping = suspended(sql, claimer, &format!("w.due_at < {NEVER_FROM}")),
@@ -208,6 +211,7 @@ mod tests {
             expired: 0,
             executors: 0,
             round_end: None,
+            more_rounds: false,
         }
     }
 

@@ -20,6 +20,7 @@ impl Worker {
         // Past the deadline whatever still runs is dropped below.
         let _ = tokio::time::timeout_at(deadline, self.finish_running(&mut life)).await;
         life.tasks.shutdown().await;
+        life.tally.unfit = self.pace.has_refused();
         // What was handed in before is committed before its claim is handed back: a step that has ended does not run again.
         drop(self.committer);
         let longest = self.options.grace.max(HEARTBEAT);
