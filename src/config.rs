@@ -87,6 +87,8 @@ pub struct Config {
     pub die_at: Option<Death>,
     /// `STEPWELL_SLOTS`: workflows executed at the same time. Default: 1000.
     pub slots: usize,
+    /// `SHUTDOWN_GRACE_MS`: milliseconds that what runs may take to reach its next boundary when the process stops. Default: 5000.
+    pub shutdown_grace: Duration,
     /// `STEPWELL_SERVER`: the server that commands talk to, instead of the database. Default: none.
     pub server: Option<String>,
     /// `TRACE_BASE_URL`: an http(s) URL with `{traceId}` and optionally `{spanId}`. Default: none.
@@ -184,6 +186,12 @@ impl Config {
             )?),
             die_at: env.parsed("STEPWELL_DIE_AT", None, |text| Death::parse(text).map(Some))?,
             slots: env.number("STEPWELL_SLOTS", 1_000, positive, |n| *n > 0)?,
+            shutdown_grace: Duration::from_millis(env.number(
+                "SHUTDOWN_GRACE_MS",
+                5_000,
+                "milliseconds from 0 to 3600000",
+                |n| *n <= 3_600_000,
+            )?),
             server: env.text("STEPWELL_SERVER"),
             trace_base_url: env.trace_base_url()?,
         })
@@ -195,6 +203,7 @@ impl Config {
             url: self.database_url.clone(),
             max_connections: self.database_pool,
             sqlite_sync: self.sqlite_sync,
+            ..DatabaseOptions::new("")
         }
     }
 
@@ -211,6 +220,7 @@ impl Config {
             executor_expiry_ms: self.executor_expiry_ms,
             max_recovery_attempts: self.max_recovery_attempts,
             listen_url: self.database_listen_url.clone(),
+            grace: self.shutdown_grace,
             hostname: hostname(),
             ..EngineOptions::default()
         }

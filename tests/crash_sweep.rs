@@ -136,6 +136,7 @@ async fn dies_at(stage: &Stage, point: &str, approved: Approved) {
         "{point}: one record per operation of the run"
     );
     stage.assert_no_duplicates().await;
+    stage.assert_sound().await;
 }
 
 macro_rules! sweep {

@@ -11,7 +11,7 @@ use harness::*;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const MISE_PACKAGE: &str = r#"{"name": "stepwell-mise-test", "private": true, "dependencies": {"@jdxcode/mise": "2026.9.15"}}"#;
-const TASKS: [&str; 8] = [
+const TASKS: [&str; 10] = [
     "build",
     "db:down",
     "db:reset",
@@ -19,6 +19,8 @@ const TASKS: [&str; 8] = [
     "db:up",
     "quick",
     "start",
+    "start:api-shim",
+    "start:worker",
     "test",
 ];
 

@@ -5,7 +5,7 @@ mod body;
 mod hosts;
 mod load;
 mod target;
-mod tokens;
+pub(super) mod tokens;
 
 use std::{panic::AssertUnwindSafe, sync::Arc};
 

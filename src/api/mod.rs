@@ -1,5 +1,6 @@
 //! HTTP: wire types in, domain calls, wire types out. No SQL and no logic: what a request means is decided below.
 
+mod admin;
 mod artifacts;
 mod cursor;
 mod docs;
@@ -13,6 +14,7 @@ mod ops;
 mod runs;
 mod service;
 mod stream;
+mod tick;
 mod utility;
 
 use std::sync::Arc;
@@ -21,8 +23,10 @@ use openapi::{Routes, document};
 use poem::{Endpoint, EndpointExt, Response, Route};
 use poem_openapi::OpenApiService;
 
+pub use admin::Admin;
 pub use listener::{ADMIN_CONNECTIONS, API_CONNECTIONS, serve};
 pub use service::ApiService;
+pub use tick::Ticks;
 
 use crate::config::Access;
 

@@ -3,7 +3,7 @@
 // Everything that the document names.
 use openapi::*;
 
-use super::{artifacts, health, intents, ops, runs, stream, utility};
+use super::{artifacts, health, intents, ops, runs, stream, tick, utility};
 use crate::{intent::Product, store::Database};
 
 /// The implementation of every operation.
@@ -12,6 +12,7 @@ pub struct ApiService {
     pub(super) product: Product,
     pub(super) db: Database,
     pub(super) app_version: String,
+    pub(super) ticks: Option<tick::Ticks>,
 }
 
 impl ApiService {
@@ -21,13 +22,25 @@ impl ApiService {
             product,
             db,
             app_version,
+            ticks: None,
         }
+    }
+
+    /// The same service, taking ticks.
+    #[must_use]
+    pub fn with_ticks(mut self, ticks: tick::Ticks) -> Self {
+        self.ticks = Some(ticks);
+        self
     }
 }
 
 impl Service for ApiService {
     async fn get_health(&self, _: Call) -> Result<models::Health, ApiError> {
         health::get(self).await
+    }
+
+    async fn tick(&self, _: Call, body: models::Tick) -> Result<models::TickSummary, ApiError> {
+        tick::post(self, body).await
     }
 
     async fn create_intent(

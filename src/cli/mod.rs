@@ -1,19 +1,23 @@
 //! The command line: one file per command. What goes to a person goes through here.
 
 mod api;
+mod api_server;
 mod artifacts;
 mod bench;
+mod doctor;
 mod follow;
 mod migrate;
 mod run;
 mod runs;
 mod sandbox_shim;
 mod serve;
+mod service;
 mod session;
 mod status_line;
 mod text;
+mod worker;
 
-use std::{io::Write, process::ExitCode};
+use std::{io::Write, process::ExitCode, time::Duration};
 
 use clap::{CommandFactory, Parser, Subcommand};
 
@@ -25,6 +29,8 @@ const EX_CONFIG: u8 = 78;
 const EX_UNAVAILABLE: u8 = 69;
 /// Try again later.
 const EX_TEMPORARY: u8 = 75;
+/// How long calls that block may take to return at the end.
+const LINGER: Duration = Duration::from_secs(1);
 /// Arguments that do not fit, as the parser of arguments itself says it.
 const EX_OF_CLAP: u8 = 2;
 
@@ -40,6 +46,10 @@ struct Arguments {
 enum Command {
     /// Serve the API and execute runs, in one process, on the embedded database or `DATABASE_URL`.
     Serve,
+    /// Serve the API alone, on `PORT`; workers on the same database execute.
+    Api,
+    /// Execute runs and tasks, without the API; with `--once` only what is due.
+    Worker(worker::Arguments),
     /// Run a command as a durable run, with its output as it comes; the exit code is the command's.
     Run(Box<run::Arguments>),
     /// List runs, newest first.
@@ -56,6 +66,8 @@ enum Command {
     Artifacts(artifacts::Arguments),
     /// Bring the database's schema up to date, or rebuild half of it.
     Migrate(migrate::Arguments),
+    /// Ask whether every invariant holds on the database in use, and explain each finding with its SQL. Changes nothing.
+    Doctor(doctor::Arguments),
     /// Measure what the engine does on the database in use.
     Bench(bench::Arguments),
     /// Print a script that completes this command line in a shell.
@@ -83,6 +95,8 @@ pub(crate) enum CliError {
     Refused { status: u16, message: String },
     #[error("left; what was asked for is done by whoever executes the run")]
     Interrupted(u8),
+    #[error("ended at once; what ran here is taken over after EXECUTOR_EXPIRY_MS")]
+    Killed(u8),
 }
 
 impl CliError {
@@ -95,7 +109,7 @@ impl CliError {
                 status: 429 | 503, ..
             } => EX_TEMPORARY,
             Self::Failed(_) | Self::Refused { .. } => 1,
-            Self::Interrupted(code) => *code,
+            Self::Interrupted(code) | Self::Killed(code) => *code,
         }
     }
 }
@@ -139,7 +153,8 @@ fn run(command: &Command) -> Result<ExitCode, CliError> {
     }
     let config = Config::from_env()?;
     crate::telemetry::init(match command {
-        Command::Serve => crate::telemetry::OF_A_SERVICE,
+        Command::Serve | Command::Api => crate::telemetry::OF_A_SERVICE,
+        Command::Worker(arguments) if arguments.is_service() => crate::telemetry::OF_A_SERVICE,
         _ => crate::telemetry::OF_A_COMMAND,
     });
     if let Some(death) = config.die_at.clone() {
@@ -149,13 +164,19 @@ fn run(command: &Command) -> Result<ExitCode, CliError> {
         .enable_all()
         .build()
         .map_err(|e| CliError::Failed(e.to_string()))?;
-    runtime.block_on(Box::pin(dispatch(&config, command)))
+    let code = runtime.block_on(Box::pin(dispatch(&config, command)));
+    // Whatever still runs ends here, sandboxes included: a second signal does not wait for it.
+    runtime.shutdown_timeout(LINGER);
+    code
 }
 
 async fn dispatch(config: &Config, command: &Command) -> Result<ExitCode, CliError> {
     match command {
         Command::Run(arguments) => return run::run(config, arguments).await,
+        Command::Doctor(arguments) => return doctor::run(config, arguments).await,
+        Command::Worker(arguments) => return worker::run(config, arguments).await,
         Command::Serve => serve::run(config).await?,
+        Command::Api => api_server::run(config).await?,
         Command::Runs(arguments) => runs::list(config, arguments).await?,
         Command::Show(arguments) => runs::show(config, arguments).await?,
         Command::Explain(arguments) => runs::explain(config, arguments).await?,

@@ -6,8 +6,8 @@ use super::{CliError, api::Api};
 use crate::{
     api::{ApiService, app},
     config::{Access, Config, SandboxMode},
-    engine::{self, Client, Engine},
-    intent::{self, Product, Sandboxes},
+    engine::{self, Client, Engine, EngineOptions},
+    intent::{self, OneShot, Product, Sandboxes},
     sandbox::{self, Local, Mock, Sandbox},
     store::Database,
 };
@@ -57,7 +57,7 @@ impl Session {
         let db = Database::connect(&config.database()).await?;
         engine::migrate(&db).await?;
         let engine = match execute {
-            Execute::Here => Some(launch(config, &db).await?.0),
+            Execute::Here => Some(launch(config, &db, config.engine()).await?.0),
             Execute::Elsewhere => None,
         };
         let client = match &engine {
@@ -81,11 +81,39 @@ impl Session {
     }
 }
 
-/// Starts to execute runs and tasks in this process, and removes what dead ones have left; answers also which sandbox runs commands.
+/// The sandboxes of this process.
+#[derive(Clone)]
+pub(super) struct Available {
+    sandboxes: Sandboxes,
+    /// What runs commands on this machine.
+    pub(super) name: &'static str,
+}
+
+/// Starts to execute runs and tasks in this process, and removes what dead ones have left.
 pub(super) async fn launch(
     config: &Config,
     db: &Database,
-) -> Result<(Engine, &'static str), CliError> {
+    options: EngineOptions,
+) -> Result<(Engine, Available), CliError> {
+    let available = available(config).await;
+    let builder = Engine::builder(db.clone(), options);
+    let builder = intent::register(builder, db, config, available.sandboxes.clone())
+        .map_err(|e| CliError::Failed(e.to_string()))?;
+    Ok((builder.launch(), available))
+}
+
+/// Invocations that execute what is due and go, for `worker --once` and `POST /tick`.
+pub(super) fn one_shot(
+    config: &Config,
+    db: &Database,
+    options: EngineOptions,
+    available: Available,
+) -> OneShot {
+    OneShot::new(db.clone(), config.clone(), options, available.sandboxes)
+}
+
+/// The sandboxes of this process, once what tasks of dead ones have left on this machine is removed.
+pub(super) async fn available(config: &Config) -> Available {
     let root = config.sandbox_root();
     match sandbox::reap(&root) {
         Ok(0) => {}
@@ -95,11 +123,10 @@ pub(super) async fn launch(
         }
     }
     let local = local_sandbox(config).await;
-    let name = local.name();
-    let builder = Engine::builder(db.clone(), config.engine());
-    let builder = intent::register(builder, db, config, sandboxes(config, local))
-        .map_err(|e| CliError::Failed(e.to_string()))?;
-    Ok((builder.launch(), name))
+    Available {
+        name: local.name(),
+        sandboxes: sandboxes(config, local),
+    }
 }
 
 async fn local_sandbox(config: &Config) -> Local {

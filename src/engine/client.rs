@@ -3,11 +3,12 @@
 use std::{sync::Arc, time::Duration};
 
 use serde::{Serialize, de::DeserializeOwned};
+use tokio::task::JoinSet;
 
 use super::{
     error::{EngineError, WorkflowError},
     limits,
-    signals::Signals,
+    signals::{self, Signals},
     workflow::{Workflow, encode_input},
 };
 use crate::store::{
@@ -58,6 +59,14 @@ impl Client {
     /// A client in a process that executes nothing. What it starts is found by the next heartbeat of a process that does.
     pub fn without_engine(db: Database, app_version: String) -> Self {
         Self::new(db, Arc::default(), app_version)
+    }
+
+    /// A client in a process that executes nothing, and tells those that do what it starts. The telling is a task of `helpers`.
+    pub fn announcing(db: Database, app_version: String, helpers: &mut JoinSet<()>) -> Self {
+        let signals = Arc::<Signals>::default();
+        signals.others_live(true);
+        helpers.spawn(signals::tell_others(db.clone(), Arc::clone(&signals)));
+        Self::new(db, signals, app_version)
     }
 
     /// The database behind it.

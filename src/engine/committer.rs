@@ -1,8 +1,15 @@
 //! Owns group commit: whatever waits when the previous transaction returns goes into the next one. No artificial delay.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
-use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::sync::{Mutex, Notify, mpsc, oneshot};
 
 use super::{
     limits, points,
@@ -36,7 +43,17 @@ pub(super) struct Submission {
 
 /// Where checkpoints are handed in.
 #[derive(Debug, Clone)]
-pub(super) struct Committer(mpsc::Sender<Submission>);
+pub(super) struct Committer {
+    sender: mpsc::Sender<Submission>,
+    looks: Arc<Looks>,
+}
+
+/// The batches that were answered, or are about to be, and whose look at the waits of others has not ended.
+#[derive(Debug, Default)]
+struct Looks {
+    open: AtomicUsize,
+    ended: Notify,
+}
 
 impl Committer {
     /// Starts `tasks` tasks that commit. They end when the last handle is dropped and everything handed in is answered.
@@ -47,10 +64,29 @@ impl Committer {
     ) -> (Self, Vec<tokio::task::JoinHandle<()>>) {
         let (sender, receiver) = mpsc::channel(limits::COMMIT_QUEUE);
         let receiver = Arc::new(Mutex::new(receiver));
+        let looks = Arc::<Looks>::default();
         let handles = (0..tasks)
-            .map(|_| tokio::spawn(run(db.clone(), Arc::clone(signals), Arc::clone(&receiver))))
+            .map(|_| {
+                tokio::spawn(run(
+                    db.clone(),
+                    Arc::clone(signals),
+                    Arc::clone(&receiver),
+                    Arc::clone(&looks),
+                ))
+            })
             .collect();
-        (Self(sender), handles)
+        (Self { sender, looks }, handles)
+    }
+
+    /// Until whatever the answered checkpoints make due is marked and signalled.
+    pub(super) async fn quiet(&self) {
+        loop {
+            let ended = self.looks.ended.notified();
+            if self.looks.open.load(Ordering::Acquire) == 0 {
+                return;
+            }
+            ended.await;
+        }
     }
 
     /// Hands in a checkpoint; the answer comes when its transaction has ended.
@@ -62,7 +98,7 @@ impl Committer {
         let (reply, answer) = oneshot::channel();
         // A closed channel drops the reply, which the driver takes for a lost claim: the process is ending.
         let _ = self
-            .0
+            .sender
             .send(Submission {
                 checkpoint,
                 parent,
@@ -77,6 +113,7 @@ async fn run(
     db: Database,
     signals: Arc<Signals>,
     receiver: Arc<Mutex<mpsc::Receiver<Submission>>>,
+    looks: Arc<Looks>,
 ) {
     loop {
         let mut batch = Vec::new();
@@ -89,6 +126,7 @@ async fn run(
         {
             return;
         }
+        looks.open.fetch_add(1, Ordering::AcqRel);
         let verdicts = settle(
             &db,
             &batch.iter().map(|s| &s.checkpoint).collect::<Vec<_>>(),
@@ -99,6 +137,8 @@ async fn run(
             let _ = submission.reply.send(verdict);
         }
         facts.look(&db, &signals).await;
+        looks.open.fetch_sub(1, Ordering::AcqRel);
+        looks.ended.notify_waiters();
     }
 }
 
@@ -228,6 +268,7 @@ impl Facts {
                 self.next_due = self.next_due.into_iter().chain(wait.due_at()).min();
                 self.due |= wait.conditions.is_empty();
             }
+            Some(Ending::Yielded { delay_ms: 0 }) => self.due = true,
             _ => {}
         }
     }

@@ -11,7 +11,7 @@ use std::{
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{clock::Clock, error::WorkflowError, interrupt::Interrupt, limits};
+use super::{clock::Clock, error::WorkflowError, interrupt::Interrupt, limits, pace::Pace};
 use crate::store::{
     Database,
     app_rows::{Row, RowChange},
@@ -29,6 +29,7 @@ pub struct Context {
     pub(super) db: Database,
     pub(super) clock: Arc<Clock>,
     pub(super) interrupt: Arc<Interrupt>,
+    pub(super) pace: Arc<Pace>,
     state: Mutex<State>,
 }
 
@@ -47,6 +48,8 @@ struct State {
     next_wait: u64,
     waits: BTreeMap<u64, (Vec<Condition>, Vec<Row>)>,
     mismatch: Option<Condition>,
+    /// Milliseconds after which the workflow is due again, once a step was not let start here.
+    handed_back: Option<i64>,
     wakers: Vec<Waker>,
 }
 
@@ -77,6 +80,8 @@ pub(super) enum Standing {
     Commit,
     /// Everything that is pending is recorded: it can be suspended.
     Waits,
+    /// The next step is to start in another process, or in this one's next life; due after so many milliseconds.
+    HandedBack(i64),
     /// The replay met another step than the one recorded.
     Mismatch(Condition),
     /// Nothing that the context knows of is pending.
@@ -99,6 +104,7 @@ impl Context {
         db: Database,
         clock: Arc<Clock>,
         interrupt: Arc<Interrupt>,
+        pace: Arc<Pace>,
         app_version: String,
     ) -> Self {
         let outbox = Checkpoint {
@@ -121,6 +127,7 @@ impl Context {
             db,
             clock,
             interrupt,
+            pace,
             state: Mutex::new(state),
         }
     }
@@ -177,12 +184,28 @@ impl Context {
         F: FnOnce() -> Fut + Send,
         Fut: Future<Output = Result<(T, Vec<Row>), StepFailure>> + Send,
     {
+        self.step_lasting(name, None, body)
+    }
+
+    /// Like [`Self::step_with_rows`], for a body that may say how long it takes at most: a process that has less time left does not start it,
+    /// and hands the workflow back. It is not stopped when it takes longer.
+    pub fn step_lasting<T, F, Fut>(
+        &self,
+        name: &str,
+        longest: Option<Duration>,
+        body: F,
+    ) -> impl Future<Output = Result<T, WorkflowError>> + Send
+    where
+        T: Serialize + DeserializeOwned + Send,
+        F: FnOnce() -> Fut + Send,
+        Fut: Future<Output = Result<(T, Vec<Row>), StepFailure>> + Send,
+    {
         let call = self.call(name);
         async move {
             if let Some(recorded) = self.replay(&call).await {
                 return decode(recorded);
             }
-            self.settled().await;
+            self.admitted(longest).await;
             let started_at = self.clock.now();
             let outcome = {
                 let _running = self.running();
@@ -333,6 +356,11 @@ impl Context {
         .await;
     }
 
+    /// Lets the driver hand the workflow back as soon as no body runs any more; due after `delay_ms`.
+    pub(super) fn hand_back(&self, delay_ms: i64) {
+        self.lock().handed_back.get_or_insert(delay_ms);
+    }
+
     /// Says that something is under way in memory, until dropped.
     pub(super) fn running(&self) -> Registered<'_> {
         self.lock().bodies += 1;
@@ -393,6 +421,8 @@ impl Context {
         let state = self.lock();
         if let Some(mismatch) = &state.mismatch {
             Standing::Mismatch(mismatch.clone())
+        } else if let (Some(delay_ms), 0) = (state.handed_back, state.bodies) {
+            Standing::HandedBack(delay_ms)
         } else if state.dirty && (state.bodies > 0 || state.settling > 0 || state.waits.is_empty())
         {
             Standing::Commit

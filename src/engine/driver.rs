@@ -30,8 +30,12 @@ use crate::store::{
 pub(super) enum Ended {
     /// The function returned and that is recorded.
     Completed,
+    /// The function returned an error and that is recorded.
+    Failed,
     /// It waits in the database.
     Suspended,
+    /// It was handed back at a boundary: this process stops, or has too little time for the next step.
+    Yielded,
     /// The replay did not fit; it is tried again later.
     Released,
     /// It was cancelled, or is somebody else's.
@@ -79,11 +83,19 @@ pub(super) async fn drive(
             {
                 return ended;
             }
+            let ending = completion(result);
+            let ended = match &ending {
+                Ending::Completed {
+                    status: WorkflowStatus::Success,
+                    ..
+                } => Ended::Completed,
+                _ => Ended::Failed,
+            };
             let checkpoint = Checkpoint {
-                ending: Some(completion(result)),
+                ending: Some(ending),
                 ..context.take_outbox()
             };
-            return finish(context, committer, checkpoint, Ended::Completed).await;
+            return finish(context, committer, checkpoint, ended).await;
         }
         if in_flight.is_none() {
             match context.standing() {
@@ -98,6 +110,13 @@ pub(super) async fn drive(
                 }
                 Standing::Commit => {
                     in_flight = Some(committer.submit(context.take_outbox(), None).await)
+                }
+                Standing::HandedBack(delay_ms) if !woken.flag.load(Ordering::Acquire) => {
+                    let checkpoint = Checkpoint {
+                        ending: Some(Ending::Yielded { delay_ms }),
+                        ..context.take_outbox()
+                    };
+                    return finish(context, committer, checkpoint, Ended::Yielded).await;
                 }
                 Standing::Waits if !woken.flag.load(Ordering::Acquire) => {
                     let mut checkpoint = context.take_outbox();
@@ -116,9 +135,12 @@ pub(super) async fn drive(
                         ending: Some(completion(Err(error))),
                         ..context.take_outbox()
                     };
-                    return finish(context, committer, checkpoint, Ended::Completed).await;
+                    return finish(context, committer, checkpoint, Ended::Failed).await;
                 }
-                Standing::Running | Standing::Waits | Standing::Nothing => {}
+                Standing::Running
+                | Standing::HandedBack(_)
+                | Standing::Waits
+                | Standing::Nothing => {}
             }
         }
         let interrupted = match &mut in_flight {
@@ -186,7 +208,7 @@ async fn stop(
             };
             let parent = context.claimed.workflow.parent_workflow_id.clone();
             match committer.submit(checkpoint, parent).await.await {
-                Ok(Committed::Verdict(Verdict::Go)) => Some(Ended::Completed),
+                Ok(Committed::Verdict(Verdict::Go)) => Some(Ended::Failed),
                 _ => Some(Ended::Stopped),
             }
         }

@@ -99,6 +99,9 @@ pub enum EngineError {
         /// The limit in bytes.
         limit: usize,
     },
+    /// The tables are not there, or are too old, and cannot be made.
+    #[error(transparent)]
+    Schema(#[from] migration::MigrateError),
     /// Two workflows of one name.
     #[error("workflow {0} is registered twice")]
     RegisteredTwice(&'static str),

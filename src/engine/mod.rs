@@ -12,30 +12,26 @@ mod driver;
 mod error;
 mod interrupt;
 mod limits;
+mod once;
+mod pace;
 pub mod points;
 mod reconciler;
 mod signals;
+mod vitals;
 mod waiting;
 mod worker;
 mod workflow;
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
-use tokio::{
-    sync::watch,
-    task::{JoinHandle, JoinSet},
-};
+use tokio::task::{JoinHandle, JoinSet};
 
 pub use children::{Child, ChildOptions};
 pub use client::{Client, StartOptions};
 pub use context::{Context, StepFailure};
 pub use error::{EngineError, WorkflowError};
+pub use once::{Budget, Summary};
+pub use vitals::Vitals;
 pub use waiting::Receive;
 pub use workflow::Workflow;
 
@@ -55,6 +51,8 @@ pub struct EngineOptions {
     pub app_version: String,
     /// The queues that are served, with the limits they get when they have none yet.
     pub queues: Vec<QueueSettings>,
+    /// Whether the queue is served, too, on which official clients put what they resume and fork.
+    pub internal_queue: bool,
     /// Workflows executed at the same time. Suspended ones do not count.
     pub slots: usize,
     /// Milliseconds without a heartbeat after which a process is dead.
@@ -74,6 +72,7 @@ impl Default for EngineOptions {
         Self {
             app_version: "v1".into(),
             queues: Vec::new(),
+            internal_queue: true,
             slots: 1_000,
             executor_expiry_ms: 15_000,
             max_recovery_attempts: 20,
@@ -85,12 +84,12 @@ impl Default for EngineOptions {
 }
 
 impl EngineOptions {
-    /// The names of the queues served, the one of official clients included.
+    /// The names of the queues served.
     pub(crate) fn queue_names(&self) -> Vec<String> {
         self.queues
             .iter()
             .map(|queue| queue.name.clone())
-            .chain([INTERNAL_QUEUE.to_owned()])
+            .chain(self.internal_queue.then(|| INTERNAL_QUEUE.to_owned()))
             .collect()
     }
 }
@@ -126,16 +125,35 @@ impl EngineBuilder {
 
     /// Starts to execute. Work that dead processes left behind is taken over when their heartbeat has expired.
     pub fn launch(self) -> Engine {
+        let listen_url = self.options.listen_url.clone();
+        let Parts {
+            worker,
+            client,
+            mut helpers,
+        } = self.assemble(pace::Pace::default());
+        helpers.spawn(signals::listen(
+            worker.db.clone(),
+            Arc::clone(&worker.signals),
+            listen_url,
+        ));
+        let vitals = worker.vitals.clone();
+        Engine {
+            client,
+            vitals,
+            worker: tokio::spawn(worker.run()),
+            helpers,
+        }
+    }
+
+    fn assemble(self, pace: pace::Pace) -> Parts {
         let signals = Arc::<signals::Signals>::default();
         let committers = if self.db.is_sqlite() {
             1
         } else {
             POSTGRES_COMMITTERS
         };
-        let (committer, committer_tasks) =
-            committer::Committer::start(&self.db, &signals, committers);
-        let (stop, stopping) = watch::channel(false);
-        let reachable = Arc::new(AtomicBool::new(true));
+        let (committer, committers) = committer::Committer::start(&self.db, &signals, committers);
+        let vitals = Vitals::new();
         let client = Client::new(
             self.db.clone(),
             Arc::clone(&signals),
@@ -143,11 +161,6 @@ impl EngineBuilder {
         );
         let mut helpers = JoinSet::new();
         helpers.spawn(signals::tell_others(self.db.clone(), Arc::clone(&signals)));
-        helpers.spawn(signals::listen(
-            self.db.clone(),
-            Arc::clone(&signals),
-            self.options.listen_url.clone(),
-        ));
         let worker = worker::Worker {
             db: self.db,
             options: self.options,
@@ -155,28 +168,32 @@ impl EngineBuilder {
             signals,
             clock: Arc::default(),
             committer,
-            stopping,
+            committers,
+            pace: Arc::new(pace),
+            phase: vitals.phases(),
+            vitals,
         };
-        let worker = tokio::spawn(worker.run(Arc::clone(&reachable)));
-        Engine {
-            client,
-            stop,
+        Parts {
             worker,
-            committers: committer_tasks,
+            client,
             helpers,
-            reachable,
         }
     }
+}
+
+/// What an engine is made of before it runs.
+struct Parts {
+    worker: worker::Worker,
+    client: Client,
+    helpers: JoinSet<()>,
 }
 
 /// A process that executes workflows.
 pub struct Engine {
     client: Client,
-    stop: watch::Sender<bool>,
+    vitals: Vitals,
     worker: JoinHandle<()>,
-    committers: Vec<JoinHandle<()>>,
     helpers: JoinSet<()>,
-    reachable: Arc<AtomicBool>,
 }
 
 impl Engine {
@@ -194,19 +211,17 @@ impl Engine {
         &self.client
     }
 
-    /// Whether the database answered the last heartbeat.
-    pub fn is_reachable(&self) -> bool {
-        self.reachable.load(Ordering::Relaxed)
+    /// How it fares.
+    pub fn vitals(&self) -> &Vitals {
+        &self.vitals
     }
 
-    /// Stops: claims nothing more, lets what runs finish for the grace period, hands the rest back without charging an attempt.
+    /// Stops: claims nothing more, lets every execution reach its next boundary within the grace period, and hands the rest back without
+    /// charging an attempt. Dropped before it has returned, executions end with the runtime, and their claims expire.
     pub async fn shutdown(mut self) {
-        let _ = self.stop.send(true);
+        self.vitals.stop();
         // An error is a panic of the loop, which was reported where it happened.
         let _ = self.worker.await;
-        for committer in self.committers {
-            let _ = committer.await;
-        }
         self.helpers.shutdown().await;
     }
 }

@@ -129,7 +129,7 @@ fn around(checkpoint: &Checkpoint, mut visit: impl FnMut((Point, Point), &str)) 
         Some(Ending::Completed { .. }) => {
             visit((Point::BeforeCompletion, Point::AfterCompletion), last);
         }
-        Some(Ending::Suspended(_) | Ending::Released { .. }) => {
+        Some(Ending::Suspended(_) | Ending::Yielded { .. } | Ending::Released { .. }) => {
             visit((Point::BeforeSuspend, Point::AfterSuspend), last)
         }
         None => {}

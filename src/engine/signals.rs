@@ -111,6 +111,15 @@ impl Signals {
         hints.due_at = hints.due_at.into_iter().chain(put.due_at).min();
     }
 
+    /// Whether there is anything to do that was not taken yet.
+    pub(super) fn any(&self) -> bool {
+        !self
+            .hints
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_empty()
+    }
+
     pub(super) fn take(&self) -> Hints {
         std::mem::take(&mut *self.hints.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -151,22 +160,32 @@ pub(super) async fn tell_others(db: Database, signals: Arc<Signals>) {
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner),
         );
-        if !db.is_sqlite() {
-            let write = db.write();
-            for payload in payloads {
-                let told = write
-                    .execute_raw(statement(
-                        &write,
-                        "SELECT pg_notify($1, $2)",
-                        [CHANNEL.into(), payload.into()],
-                    ))
-                    .await;
-                if let Err(error) = told {
-                    tracing::debug!(%error, "could not notify; the others poll");
-                }
-            }
+        for payload in payloads {
+            notify(&db, &payload).await;
         }
         tokio::time::sleep(NOTIFY_EVERY).await;
+    }
+}
+
+/// Tells other processes at once that suspended workflows are due: for one that will not be there to tell them later.
+pub(super) async fn tell_due(db: &Database) {
+    notify(db, DUE).await;
+}
+
+async fn notify(db: &Database, payload: &str) {
+    if db.is_sqlite() {
+        return;
+    }
+    let write = db.write();
+    let told = write
+        .execute_raw(statement(
+            &write,
+            "SELECT pg_notify($1, $2)",
+            [CHANNEL.into(), payload.into()],
+        ))
+        .await;
+    if let Err(error) = told {
+        tracing::debug!(%error, "could not notify; the others poll");
     }
 }
 

@@ -11,6 +11,7 @@ use super::{
     context::{Call, Context, decode},
     error::WorkflowError,
     limits,
+    pace::Admission,
 };
 use crate::store::{
     StoreError,
@@ -49,7 +50,9 @@ impl Context {
         let call = self.call(SLEEP);
         async move {
             let wake = self.wake_time(&call, Some(duration)).await?;
-            if wake - self.clock.now() <= limits::SHORT_SLEEP_MS {
+            let short = wake - self.clock.now() <= limits::SHORT_SLEEP_MS;
+            // A process that stops does not wait for a sleeper, however short it sleeps.
+            if short && self.pace.admit(None) == Admission::Start {
                 self.settled().await;
                 let _running = self.running();
                 self.until(wake).await;

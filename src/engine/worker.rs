@@ -1,17 +1,19 @@
 //! Owns the loop of a process that executes: heartbeat, claims, and the tasks that run what was claimed.
 
 mod claiming;
+mod stopping;
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use tokio::{sync::watch, task::JoinSet, time::Instant};
+use tokio::{
+    sync::watch,
+    task::{JoinHandle, JoinSet},
+    time::Instant,
+};
 
 use super::{
     EngineOptions,
@@ -20,8 +22,11 @@ use super::{
     context::Context,
     driver::{Ended, drive},
     interrupt::Interrupt,
+    once::Tally,
+    pace::{Pace, Phase},
     reconciler::Reconciler,
     signals::{ANY_QUEUE, Hints, Signals},
+    vitals::Vitals,
     workflow::Registry,
 };
 use crate::store::{
@@ -45,8 +50,11 @@ pub(super) struct Worker {
     pub(super) signals: Arc<Signals>,
     pub(super) clock: Arc<Clock>,
     pub(super) committer: Committer,
-    /// Set to end: true once no more work is to be claimed.
-    pub(super) stopping: watch::Receiver<bool>,
+    /// What commits; it ends when everything handed in is answered and nobody can hand in more.
+    pub(super) committers: Vec<JoinHandle<()>>,
+    pub(super) pace: Arc<Pace>,
+    pub(super) vitals: Vitals,
+    pub(super) phase: watch::Receiver<Phase>,
 }
 
 /// What runs under one incarnation, by workflow.
@@ -60,10 +68,13 @@ struct Execution {
 }
 
 /// One life of the process under one executor id.
-struct Incarnation {
+pub(super) struct Incarnation {
     claimer: Claimer,
     running: Running,
-    tasks: JoinSet<()>,
+    pub(super) tasks: JoinSet<Ended>,
+    pub(super) tally: Tally,
+    /// How many more workflows may be claimed; none counts them.
+    pub(super) jobs_left: Option<u64>,
     limited: BTreeSet<String>,
     limited_read: Option<Instant>,
     last_pulse: Option<Instant>,
@@ -76,26 +87,30 @@ struct Incarnation {
     suspect: bool,
     /// The next time at which something is due that nobody signals, epoch milliseconds.
     next_due: Option<i64>,
-    reachable: Arc<AtomicBool>,
 }
 
 impl Worker {
     /// Runs until told to stop, under a new executor id each time this one is declared dead. Then lets what runs finish for `grace` and
     /// hands the rest back.
-    pub(super) async fn run(self, reachable: Arc<AtomicBool>) {
-        while !*self.stopping.borrow() {
+    pub(super) async fn run(self) {
+        let mut phase = self.phase.clone();
+        while *phase.borrow() < Phase::Stopping {
             let claimer = match self.register().await {
                 Ok(claimer) => claimer,
                 Err(error) => {
                     tracing::warn!(%error, "cannot register with the database yet");
-                    tokio::time::sleep(jitter(HEARTBEAT)).await;
+                    tokio::select! {
+                        () = tokio::time::sleep(jitter(HEARTBEAT)) => {}
+                        _ = phase.changed() => {}
+                    }
                     continue;
                 }
             };
-            let mut life = Incarnation::new(claimer, Arc::clone(&reachable));
+            let mut life = Incarnation::new(claimer, None);
             self.live(&mut life).await;
-            if *self.stopping.borrow() {
-                self.end(life).await;
+            if *phase.borrow() == Phase::Stopping {
+                let deadline = Instant::now() + self.options.grace;
+                self.end(life, deadline, Charge::Nothing).await;
                 return;
             }
             tracing::warn!(
@@ -106,7 +121,7 @@ impl Worker {
         }
     }
 
-    async fn register(&self) -> Result<Claimer, StoreError> {
+    pub(super) async fn register(&self) -> Result<Claimer, StoreError> {
         let executor_id = format!(
             "{}-{}",
             self.options.hostname,
@@ -137,15 +152,15 @@ impl Worker {
 
     /// Beats, claims and starts until told to stop or declared dead.
     async fn live(&self, life: &mut Incarnation) {
-        let mut stopping = self.stopping.clone();
-        while !*stopping.borrow() {
-            while life.tasks.try_join_next().is_some() {}
+        let mut phase = self.phase.clone();
+        while *phase.borrow() < Phase::Stopping {
+            life.count_ended();
             if life.last_pulse.is_none_or(|at| at.elapsed() >= self.beat()) || self.is_due(life) {
                 match self.pulse(life).await {
-                    Ok(true) => life.say_reachable(true),
+                    Ok(true) => self.vitals.say_reachable(true),
                     Ok(false) => return,
                     Err(error) => {
-                        if life.say_reachable(false) {
+                        if self.vitals.say_reachable(false) {
                             tracing::warn!(%error, "the database does not answer; trying again");
                         }
                         tokio::time::sleep(jitter(Duration::from_millis(500))).await;
@@ -159,21 +174,27 @@ impl Worker {
             {
                 tracing::debug!(%error, "could not look for cancelled workflows; the next heartbeat does");
             }
-            if let Err(error) = self.claim_round(life, &hints).await {
+            if *phase.borrow() == Phase::Working
+                && let Err(error) = self.claim_round(life, &hints).await
+            {
                 self.signals.put_back(hints);
                 tracing::warn!(%error, "a claim did not succeed");
-                life.suspect = true;
+                life.doubt();
                 tokio::time::sleep(jitter(Duration::from_millis(100))).await;
             }
-            let beat = life.last_pulse.map_or(Duration::ZERO, |at| {
-                self.beat().saturating_sub(at.elapsed())
-            });
             tokio::select! {
                 () = self.signals.hinted() => {}
-                () = tokio::time::sleep(beat.min(self.until_due(life))) => {}
-                _ = stopping.changed() => {}
+                () = tokio::time::sleep(self.until_beat(life).min(self.until_due(life))) => {}
+                _ = phase.changed() => {}
             }
         }
+    }
+
+    /// The time until the heart is to beat again.
+    pub(super) fn until_beat(&self, life: &Incarnation) -> Duration {
+        life.last_pulse.map_or(Duration::ZERO, |at| {
+            self.beat().saturating_sub(at.elapsed())
+        })
     }
 
     /// The time between two heartbeats: several fit into an expiry.
@@ -183,7 +204,7 @@ impl Worker {
         ))
     }
 
-    fn until_due(&self, life: &Incarnation) -> Duration {
+    pub(super) fn until_due(&self, life: &Incarnation) -> Duration {
         match life.next_due {
             Some(at) => {
                 Duration::from_millis(u64::try_from(at - self.clock.now()).unwrap_or(0).max(1))
@@ -192,12 +213,12 @@ impl Worker {
         }
     }
 
-    fn is_due(&self, life: &Incarnation) -> bool {
+    pub(super) fn is_due(&self, life: &Incarnation) -> bool {
         life.next_due.is_some_and(|at| at <= self.clock.now())
     }
 
     /// Beats and learns what there is to do. False when this incarnation was declared dead.
-    async fn pulse(&self, life: &mut Incarnation) -> Result<bool, StoreError> {
+    pub(super) async fn pulse(&self, life: &mut Incarnation) -> Result<bool, StoreError> {
         let queues = self.options.queue_names();
         let expiry = self.options.executor_expiry_ms;
         let pulse = retrying(|| async {
@@ -254,11 +275,12 @@ impl Worker {
             }
         }
         self.interrupt_cancelled(life).await?;
-        life.next_due = pulse
-            .next_due
-            .filter(|at| *at > pulse.now)
+        // A process is dead a moment after its expiry, and its work is taken over then, not with the next heartbeat.
+        let next_death = pulse.next_expiry.map(|at| at + 1);
+        life.next_due = [pulse.next_due, timed, next_death]
             .into_iter()
-            .chain(timed.filter(|at| *at > pulse.now))
+            .flatten()
+            .filter(|at| *at > pulse.now)
             .min();
         self.signals.put_back(hints);
         Ok(true)
@@ -341,9 +363,13 @@ impl Worker {
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .insert(id.clone(), execution);
+            life.tally.claimed += 1;
+            life.jobs_left = life.jobs_left.map(|left| left.saturating_sub(1));
+            self.vitals.one_more();
             let slot = Slot {
                 running: Arc::clone(&life.running),
                 signals: Arc::clone(&self.signals),
+                vitals: self.vitals.clone(),
                 id: id.clone(),
                 limited: life.limited.get(&claimed.workflow.queue_name).cloned(),
             };
@@ -354,6 +380,7 @@ impl Worker {
                 self.db.clone(),
                 Arc::clone(&self.clock),
                 interrupt,
+                Arc::clone(&self.pace),
                 self.options.app_version.clone(),
             );
             let committer = self.committer.clone();
@@ -367,39 +394,21 @@ impl Worker {
                     );
                 }
                 drop(slot);
+                ended
             });
         }
         Ok(())
     }
-
-    /// Ends this life: what runs may finish until the grace is over, the rest is handed back uncharged.
-    async fn end(&self, mut life: Incarnation) {
-        let drained = async { while life.tasks.join_next().await.is_some() {} };
-        let _ = tokio::time::timeout(self.options.grace, drained).await;
-        life.tasks.shutdown().await;
-        let retired = tokio::time::timeout(
-            self.options.grace.max(HEARTBEAT),
-            executors::retire(&self.db, &life.claimer.executor_id),
-        )
-        .await;
-        match retired {
-            Ok(Ok(handed_back)) => tracing::info!(handed_back, "retired"),
-            Ok(Err(error)) => {
-                tracing::warn!(%error, "could not hand back; another process takes over after the expiry")
-            }
-            Err(_) => tracing::warn!(
-                "could not hand back in time; another process takes over after the expiry"
-            ),
-        }
-    }
 }
 
 impl Incarnation {
-    fn new(claimer: Claimer, reachable: Arc<AtomicBool>) -> Self {
+    pub(super) fn new(claimer: Claimer, jobs: Option<u64>) -> Self {
         Self {
             claimer,
             running: Running::default(),
             tasks: JoinSet::new(),
+            tally: Tally::default(),
+            jobs_left: jobs,
             limited: BTreeSet::new(),
             limited_read: None,
             last_pulse: None,
@@ -409,13 +418,24 @@ impl Incarnation {
             reconciler: Reconciler::new(),
             suspect: false,
             next_due: None,
-            reachable,
         }
     }
 
-    /// Remembers whether the database answers; true when that has changed.
-    fn say_reachable(&self, reachable: bool) -> bool {
-        self.reachable.swap(reachable, Ordering::Relaxed) != reachable
+    /// Whether one more workflow may be claimed.
+    pub(super) fn may_claim(&self) -> bool {
+        self.jobs_left != Some(0)
+    }
+
+    /// A claim ended in an error: it may stand in the database.
+    pub(super) fn doubt(&mut self) {
+        self.suspect = true;
+    }
+
+    /// Counts the executions that have ended since the last look.
+    pub(super) fn count_ended(&mut self) {
+        while let Some(ended) = self.tasks.try_join_next() {
+            self.tally.count(ended.ok());
+        }
     }
 }
 
@@ -436,6 +456,7 @@ fn hints_of(pulse: &Pulse) -> Hints {
 struct Slot {
     running: Running,
     signals: Arc<Signals>,
+    vitals: Vitals,
     id: String,
     /// The queue, where it has limits: another process may have been blocked by this execution.
     limited: Option<String>,
@@ -447,6 +468,7 @@ impl Drop for Slot {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(&self.id);
+        self.vitals.one_less();
         self.signals.ended(self.limited.as_deref());
     }
 }

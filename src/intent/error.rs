@@ -79,6 +79,7 @@ impl From<EngineError> for IntentError {
             error @ EngineError::TooLarge { .. } => {
                 Self::invalid("payload_too_large", error.to_string())
             }
+            EngineError::Schema(error) => Self::Store(StoreError::Database(error.to_string())),
             EngineError::RegisteredTwice(name) => {
                 Self::Store(StoreError::Database(format!("{name} is registered twice")))
             }

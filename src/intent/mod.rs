@@ -7,6 +7,7 @@ mod backlog;
 mod error;
 mod explain;
 mod ids;
+mod one_shot;
 mod ops;
 mod projector;
 mod read;
@@ -26,6 +27,7 @@ pub use approvals::{Approved, NewApproval, NewEvent};
 pub use artifacts::{ArtifactRef, Content};
 pub use error::IntentError;
 pub use explain::{Explanation, Reason};
+pub use one_shot::OneShot;
 pub use ops::{
     By, ForkRequest, Forked, Retried, StepSummary, WorkflowPage, WorkflowQuery, WorkflowSummary,
 };

@@ -32,7 +32,7 @@ pub async fn project_drift(db: Database) {
 
 /// Ends the open runs whose workflow ended within the last `look_back_ms`, opens those again whose workflow is queued again, and gives a run to
 /// copies that other clients made.
-async fn round(db: &Database, look_back_ms: i64) -> Result<(), StoreError> {
+pub(super) async fn round(db: &Database, look_back_ms: i64) -> Result<(), StoreError> {
     for drift in runs::drifted(&db.read(), look_back_ms).await? {
         if drift.has_no_run {
             adopt(db, &drift.id).await?;

@@ -281,6 +281,7 @@ impl RunWorkflow {
                     ordinal,
                     cmd: cmd.clone(),
                     timeout_ms,
+                    declared: job.timeout_ms.is_some(),
                     sandbox: input.sandbox.clone(),
                     cancel: input.cancel,
                 };

@@ -42,6 +42,9 @@ pub(super) struct TaskInput {
     pub(super) ordinal: usize,
     pub(super) cmd: String,
     pub(super) timeout_ms: u64,
+    /// Whether the intent says that time-out: then it is also what the task may be expected to take.
+    #[serde(default)]
+    pub(super) declared: bool,
     pub(super) sandbox: String,
     #[serde(default)]
     pub(super) cancel: OnCancel,
@@ -141,9 +144,12 @@ impl Workflow for TaskWorkflow {
         }
         let mut attempt = 1;
         let mut pause = FIRST_PAUSE;
+        let longest = task
+            .declared
+            .then(|| Duration::from_millis(task.timeout_ms));
         loop {
             let output: TaskOutput = ctx
-                .step_with_rows("ExecuteTask", || self.attempt(&task, attempt))
+                .step_lasting("ExecuteTask", longest, || self.attempt(&task, attempt))
                 .await?;
             if !output.err_code.is_retryable() || attempt >= ATTEMPTS {
                 return Ok(output);

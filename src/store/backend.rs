@@ -4,15 +4,15 @@
 use std::time::Duration;
 
 use sea_orm::{
-    ConnectOptions, ConnectionTrait, Database as SeaDatabase, DatabaseConnection,
-    DatabaseTransaction, DbBackend, DbErr, ExecResult, QueryResult, RuntimeErr,
+    AccessMode, ConnectOptions, ConnectionTrait, Database as SeaDatabase, DatabaseConnection,
+    DatabaseTransaction, DbBackend, DbErr, ExecResult, IsolationLevel, QueryResult, RuntimeErr,
     SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait, Value, sqlx,
 };
 use serde::Serialize;
 
 use super::error::StoreError;
 
-/// How long a statement may wait for a free connection of the pool.
+/// How long a statement may wait for a free connection of the pool unless its options say otherwise.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long SQLite waits for another process's write lock before it answers `SQLITE_BUSY`.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -45,6 +45,8 @@ pub struct DatabaseOptions {
     pub max_connections: u32,
     /// Durability of a SQLite commit.
     pub sqlite_sync: SqliteSync,
+    /// How long to wait for a connection, also for the first one while nothing listens.
+    pub acquire_timeout: Duration,
 }
 
 impl DatabaseOptions {
@@ -54,6 +56,7 @@ impl DatabaseOptions {
             url: url.into(),
             max_connections: 10,
             sqlite_sync: SqliteSync::default(),
+            acquire_timeout: ACQUIRE_TIMEOUT,
         }
     }
 }
@@ -86,7 +89,7 @@ impl Database {
         let mut connect = ConnectOptions::new(&options.url);
         connect
             .max_connections(options.max_connections)
-            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .acquire_timeout(options.acquire_timeout)
             .sqlx_logging(false);
         connect.map_sqlx_postgres_opts(|o| {
             o.application_name("stepwell")
@@ -117,7 +120,7 @@ impl Database {
             let mut connect = ConnectOptions::new(&options.url);
             connect
                 .max_connections(connections)
-                .acquire_timeout(ACQUIRE_TIMEOUT)
+                .acquire_timeout(options.acquire_timeout)
                 .sqlx_logging(false);
             connect.map_sqlx_sqlite_opts(move |o| {
                 o.create_if_missing(true)
@@ -167,6 +170,17 @@ impl Database {
             ..Default::default()
         };
         Ok(Qualified(self.writer.begin_with_options(options).await?))
+    }
+
+    /// Begins a transaction that only reads, and in which every statement sees the same instant. On SQLite any transaction of a reader does.
+    pub async fn snapshot(&self) -> Result<Transaction, StoreError> {
+        let postgres = !self.is_sqlite();
+        let options = TransactionOptions {
+            isolation_level: postgres.then_some(IsolationLevel::RepeatableRead),
+            access_mode: postgres.then_some(AccessMode::ReadOnly),
+            ..Default::default()
+        };
+        Ok(Qualified(self.reader.begin_with_options(options).await?))
     }
 
     /// The kind of database, for what an operator is told.

@@ -102,6 +102,11 @@ pub enum Ending {
     },
     /// The function waits; it made progress, so its attempts start again at zero.
     Suspended(Wait),
+    /// The claim is given back at a boundary: whoever claims the workflow next goes on there. The attempt does not count.
+    Yielded {
+        /// Milliseconds until it is due.
+        delay_ms: i64,
+    },
     /// The claim is given back with the attempt still charged.
     Released {
         /// What it waits for.
@@ -165,7 +170,7 @@ pub async fn was_committed(db: &Database, member: &Checkpoint) -> Result<bool, S
             None => ours && !member.outputs.is_empty(),
             Some(Ending::Completed { status: wanted, .. }) => status == *wanted,
             // A suspended workflow has no owner, like one that was released and suspended again: the fence answers for it.
-            Some(Ending::Suspended(_) | Ending::Released { .. }) => false,
+            Some(Ending::Suspended(_) | Ending::Yielded { .. } | Ending::Released { .. }) => false,
         })
 }
 
@@ -497,9 +502,11 @@ async fn suspend(tx: &Transaction, go: &[&Checkpoint]) -> Result<(), StoreError>
         charged: bool,
     }
     let mut rows = Vec::new();
+    let due_now = Wait::due_now();
     for member in go {
         let (wait, delay_ms, charged) = match &member.ending {
             Some(Ending::Suspended(wait)) => (wait, None, false),
+            Some(Ending::Yielded { delay_ms }) => (&due_now, Some(*delay_ms), false),
             Some(Ending::Released { wait, delay_ms }) => (wait, Some(*delay_ms), true),
             _ => continue,
         };

@@ -65,7 +65,7 @@ pub struct Claimed {
 }
 
 /// The rows that a suspended workflow must have before it is woken, the version and names that this claimer serves.
-fn eligible(claimer: &Claimer) -> String {
+pub(super) fn eligible(claimer: &Claimer) -> String {
     let version = if claimer.newest_version {
         "(s.application_version = $2 OR s.application_version IS NULL)"
     } else {

@@ -3,7 +3,7 @@
 use sea_orm::{ConnectionTrait, FromQueryResult};
 
 use super::{
-    backend::{Database, json_rows, statement},
+    backend::{Database, json_rows, retrying, statement},
     cancellations,
     claims::{self, Charge, ClaimRow},
     dialect::dialect,
@@ -36,6 +36,8 @@ pub struct Pulse {
     pub executors: i64,
     /// Processes whose heartbeat is too old.
     pub expired: i64,
+    /// When the next other process is dead unless it beats, epoch milliseconds, past or future.
+    pub next_expiry: Option<i64>,
     /// The live process with the smallest id: the one that reconciles.
     pub leader: Option<String>,
     /// Whether somebody else's client has cancelled a workflow of ours lately.
@@ -109,6 +111,7 @@ pub async fn pulse(
          EXISTS (SELECT 1 FROM \"dbos\".workflow_status WHERE status = 'ENQUEUED' AND {queues}) AS queued, \
          (SELECT count(*) FROM \"app\".executors WHERE heartbeat_at >= {now} - $3) AS executors, \
          (SELECT count(*) FROM \"app\".executors WHERE heartbeat_at < {now} - $3 AND id <> $1) AS expired, \
+         (SELECT min(heartbeat_at) + $3 FROM \"app\".executors WHERE id <> $1) AS next_expiry, \
          (SELECT min(id) FROM \"app\".executors WHERE heartbeat_at >= {now} - $3) AS leader, \
          EXISTS (SELECT 1 FROM \"dbos\".workflow_status s WHERE {elsewhere}) AS cancelled_elsewhere",
         queues = sql.is_one_of("queue_name", 2),
@@ -166,6 +169,7 @@ pub async fn bury_expired(db: &Database, expiry_ms: i64) -> Result<u64, StoreErr
         tx.commit().await?;
         if dead {
             tracing::warn!(executor = %id, "an executor missed its heartbeat; its work is taken over");
+            ended += release_held(db, &id, Charge::UnlessProgress).await?;
         }
     }
     let text = format!(
@@ -195,15 +199,25 @@ pub async fn bury_expired(db: &Database, expiry_ms: i64) -> Result<u64, StoreErr
     }
 }
 
-/// Ends the life of `id`: hands its claims back without charging an attempt, and deletes its row.
-pub async fn retire(db: &Database, id: &str) -> Result<u64, StoreError> {
+/// Releases every claim of `id`.
+async fn release_held(db: &Database, id: &str, charge: Charge) -> Result<u64, StoreError> {
     let held = claims::held_by(&db.read(), id).await?;
     let mut released = 0;
     for batch in held.chunks(RELEASE_BATCH) {
-        let tx = db.begin().await?;
-        released += claims::release(&tx, batch, Charge::Nothing).await?;
-        tx.commit().await?;
+        released += retrying(|| async {
+            let tx = db.begin().await?;
+            let released = claims::release(&tx, batch, charge).await?;
+            tx.commit().await?;
+            Ok(released)
+        })
+        .await?;
     }
+    Ok(released)
+}
+
+/// Ends the life of `id`: hands its claims back, and deletes its row. Answers how many claims it handed back.
+pub async fn retire(db: &Database, id: &str, charge: Charge) -> Result<u64, StoreError> {
+    let released = release_held(db, id, charge).await?;
     let write = db.write();
     write
         .execute_raw(statement(

@@ -159,6 +159,21 @@ pub async fn reconcile(db: &impl ConnectionTrait, from: &str, to: &str) -> Resul
         .rows_affected())
 }
 
+/// The last key of the round that begins after `from`; none at the end.
+pub async fn round_end(
+    db: &impl ConnectionTrait,
+    from: &str,
+) -> Result<Option<String>, StoreError> {
+    let text = format!(
+        "SELECT max(workflow_id) FROM (SELECT workflow_id FROM \"app\".waits WHERE workflow_id > $1 ORDER BY workflow_id LIMIT {ROUND}) AS r"
+    );
+    let row = db.query_one_raw(statement(db, text, [from.into()])).await?;
+    Ok(row
+        .map(|row| row.try_get_by_index::<Option<String>>(0))
+        .transpose()?
+        .flatten())
+}
+
 /// Deletes waits in (`from`, `to`] whose workflow is no longer suspended: somebody else's client cancelled or resumed it.
 pub async fn delete_stale(
     db: &impl ConnectionTrait,

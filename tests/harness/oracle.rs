@@ -182,6 +182,21 @@ impl Stage {
         found
     }
 
+    /// `stepwell doctor` finds nothing: every invariant holds. For the end of a test that let processes die.
+    pub(crate) async fn assert_sound(&self) {
+        let examined = self
+            .command(&["doctor"])
+            .output()
+            .await
+            .expect("the binary runs");
+        assert!(
+            examined.status.success(),
+            "{}{}",
+            String::from_utf8_lossy(&examined.stdout),
+            String::from_utf8_lossy(&examined.stderr)
+        );
+    }
+
     pub(crate) async fn assert_no_duplicates(&self) {
         let duplicates = self.duplicates().await;
         assert!(

@@ -47,6 +47,10 @@ impl Server {
         env: &[(&str, &str)],
     ) -> Self {
         let (port, admin_port) = (free_port().to_string(), free_port().to_string());
+        let role = subcommand.split(' ').next().unwrap_or_default();
+        // A worker answers on its admin port alone.
+        let main_port = if role == "worker" { &admin_port } else { &port };
+        let base = format!("http://127.0.0.1:{main_port}");
         let mut variables = vec![
             ("PORT".to_owned(), port.clone()),
             ("ADMIN_PORT".to_owned(), admin_port.clone()),
@@ -59,9 +63,9 @@ impl Server {
             stage: stage.clone(),
             subcommand: subcommand.to_owned(),
             env: variables,
-            base: format!("http://127.0.0.1:{port}"),
+            base,
             admin_base: format!("http://127.0.0.1:{admin_port}"),
-            log: stage.dir().join(format!("{subcommand}-{number}.log")),
+            log: stage.dir().join(format!("{role}-{number}.log")),
             client: http::client(),
             child: Mutex::new(None),
         }));
@@ -74,6 +78,7 @@ impl Server {
         &self.0.base
     }
 
+    /// `http://127.0.0.1:<admin port>`, no slash at the end.
     pub(crate) fn admin_base(&self) -> &str {
         &self.0.admin_base
     }
@@ -198,7 +203,7 @@ impl Server {
         let child = self
             .0
             .stage
-            .command(&[&self.0.subcommand])
+            .command(&self.0.subcommand.split(' ').collect::<Vec<_>>())
             .envs(self.0.env.iter().map(|(name, value)| (name, value)))
             .envs(env.iter().copied())
             .stdin(Stdio::null())

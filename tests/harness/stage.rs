@@ -167,6 +167,13 @@ impl Stage {
         server
     }
 
+    /// A process of another command than `serve`, with these variables on top, ready to answer: `api`, or `worker` and its options.
+    pub(crate) async fn start(&self, command: &str, env: &[(&str, &str)]) -> Server {
+        let server = self.spawn(command, env).await;
+        server.wait_ready().await;
+        server
+    }
+
     /// A started process that may never become ready, for tests of refused starts.
     pub(crate) async fn spawn(&self, subcommand: &str, env: &[(&str, &str)]) -> Server {
         let number = self.0.servers.lock().expect("no panic holds it").len();

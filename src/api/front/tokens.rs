@@ -14,13 +14,13 @@ const OPEN: [&str; 3] = ["/healthz", "/openapi.json", "/docs"];
 
 /// The tokens that are known, as digests: comparing those tells nothing of the tokens.
 #[derive(Debug)]
-pub(super) struct Tokens {
+pub(in crate::api) struct Tokens {
     full: Option<[u8; 32]>,
     read: Option<[u8; 32]>,
 }
 
 impl Tokens {
-    pub(super) fn new(access: &Access) -> Self {
+    pub(in crate::api) fn new(access: &Access) -> Self {
         let digest_of = |token: &Token| digest(token.reveal());
         Self {
             full: access.token.as_ref().map(digest_of),
@@ -32,7 +32,7 @@ impl Tokens {
     ///
     /// # Errors
     /// 401 without a token that is known, 403 for one that only reads.
-    pub(super) fn check(&self, request: &Request, path: &str) -> Result<(), Response> {
+    pub(in crate::api) fn check(&self, request: &Request, path: &str) -> Result<(), Response> {
         let Some(full) = &self.full else {
             return Ok(());
         };

@@ -25,7 +25,7 @@ const CLAIM_BATCH: u64 = 500;
 
 impl Worker {
     /// What there may be to do now. A queue that a limit had blocked is asked again when an execution has ended here.
-    pub(super) fn hints(&self, life: &mut Incarnation) -> Hints {
+    pub(in crate::engine) fn hints(&self, life: &mut Incarnation) -> Hints {
         let mut hints = self.signals.take();
         if let Some(at) = hints.due_at.take() {
             life.next_due = life.next_due.into_iter().chain([at]).min();
@@ -38,7 +38,7 @@ impl Worker {
     }
 
     /// Claims what the hints name, as far as slots and limits allow. What could not be claimed for want of a slot is hinted again.
-    pub(super) async fn claim_round(
+    pub(in crate::engine) async fn claim_round(
         &self,
         life: &mut Incarnation,
         hints: &Hints,
@@ -131,7 +131,8 @@ impl Worker {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .len();
-        self.options.slots.saturating_sub(running) as u64
+        let free = self.options.slots.saturating_sub(running) as u64;
+        free.min(life.jobs_left.unwrap_or(u64::MAX))
     }
 
     /// Claims from queues without limits: rows that somebody else has locked are passed over.
