@@ -62,11 +62,11 @@ impl Ticks {
         let slot = Arc::clone(&self.slots)
             .try_acquire_owned()
             .map_err(|_| busy())?;
-        let seconds = body.max_seconds.unwrap_or(DEFAULT_SECONDS).unsigned_abs();
+        let seconds = body.max_seconds.0.unwrap_or(DEFAULT_SECONDS).unsigned_abs();
         let budget = Budget {
             started: Instant::now(),
             time: Duration::from_secs(seconds),
-            jobs: body.max_jobs.map(i64::unsigned_abs),
+            jobs: body.max_jobs.0.map(i64::unsigned_abs),
         };
         let (one_shot, mut stopped) = (self.one_shot.clone(), self.stop.subscribe());
         // A task of its own: a caller that hangs up does not leave claims behind.

@@ -24,7 +24,10 @@ pub(super) async fn run(config: &Config) -> Result<(), CliError> {
     let (engine, sandboxes) = launch(config, &db, config.engine()).await?;
     let sandbox = sandboxes.name;
     let product = Product::new(engine.client().clone(), config);
-    let ticks = Ticks::new(one_shot(config, &db, config.engine(), sandboxes), &config.access);
+    let ticks = Ticks::new(
+        one_shot(config, &db, config.engine(), sandboxes),
+        &config.access,
+    );
     let version = config.app_version.clone();
     let service = ApiService::new(product, db.clone(), version.clone()).with_ticks(ticks.clone());
     let mut servers = Servers::new(config.shutdown_grace);
@@ -46,13 +49,7 @@ pub(super) async fn run(config: &Config) -> Result<(), CliError> {
         .await
 }
 
-fn greet(
-    db: &Database,
-    config: &Config,
-    sandbox: &str,
-    api: SocketAddr,
-    admin: SocketAddr,
-) {
+fn greet(db: &Database, config: &Config, sandbox: &str, api: SocketAddr, admin: SocketAddr) {
     say(&format!(
         "Stepwell {} (application version {})",
         env!("CARGO_PKG_VERSION"),

@@ -4,7 +4,7 @@
 
 use poem_openapi::{Enum, Object};
 
-use crate::{JsonObject, Text};
+use crate::{Given, JsonObject, Text};
 
 /// It will be done.
 #[derive(Debug, Clone, PartialEq, Object)]
@@ -46,7 +46,7 @@ pub struct ApprovePlan {
         skip_serializing_if_is_none,
         validator(max_length = 10000)
     )]
-    pub notes: Option<Text>,
+    pub notes: Given<Text>,
 }
 
 /// An artifact without its content.
@@ -109,6 +109,36 @@ pub struct Explanation {
     pub sentence: String,
 }
 
+/// Where a fork goes on, who wants it, and why.
+#[derive(Debug, Clone, PartialEq, Object)]
+#[oai(deny_unknown_fields)]
+pub struct ForkWorkflow {
+    /// Who.
+    #[oai(
+        rename = "actor",
+        skip_serializing_if_is_none,
+        validator(max_length = 200)
+    )]
+    pub actor: Given<Text>,
+    /// The code that may run it; that of the original by default.
+    #[oai(
+        rename = "appVersion",
+        skip_serializing_if_is_none,
+        validator(min_length = 1, max_length = 200, pattern = "\\S")
+    )]
+    pub app_version: Given<Text>,
+    /// Why.
+    #[oai(
+        rename = "reason",
+        skip_serializing_if_is_none,
+        validator(max_length = 2000)
+    )]
+    pub reason: Given<Text>,
+    /// The function id of the first step that is executed again.
+    #[oai(rename = "stepN", validator(minimum(value = "1")))]
+    pub step_n: i32,
+}
+
 /// The state of the service.
 #[derive(Debug, Clone, PartialEq, Object)]
 #[oai(deny_unknown_fields)]
@@ -157,13 +187,25 @@ pub struct IntentCreated {
     pub intent_id: String,
 }
 
+/// How often each mark was set; more than once would be a broken promise.
+#[derive(Debug, Clone, PartialEq, Object)]
+#[oai(deny_unknown_fields)]
+pub struct Marks {
+    /// Before the sleep.
+    #[oai(rename = "s1")]
+    pub s1: i64,
+    /// After it.
+    #[oai(rename = "s2")]
+    pub s2: i64,
+}
+
 /// What somebody wants done.
 #[derive(Debug, Clone, PartialEq, Object)]
 #[oai(deny_unknown_fields)]
 pub struct NewIntent {
     /// Through what.
     #[oai(rename = "connectors", skip_serializing_if_is_none)]
-    pub connectors: Option<Vec<Text>>,
+    pub connectors: Given<Vec<Text>>,
     /// Within which bounds.
     #[oai(rename = "constraints")]
     pub constraints: JsonObject,
@@ -186,7 +228,7 @@ pub struct NewIntent {
             pattern = "^[A-Za-z0-9][A-Za-z0-9._-]*$"
         )
     )]
-    pub intent_id: Option<Text>,
+    pub intent_id: Given<Text>,
 }
 
 /// What is asked of somebody.
@@ -201,6 +243,38 @@ pub enum NextAction {
     /// `NONE`
     #[oai(rename = "NONE")]
     None,
+}
+
+/// It is done, and the workflow will follow.
+#[derive(Debug, Clone, PartialEq, Object)]
+#[oai(deny_unknown_fields)]
+pub struct OpsAccepted {
+    /// Always true.
+    #[oai(rename = "accepted")]
+    pub accepted: bool,
+    /// The workflow.
+    #[oai(rename = "workflowID")]
+    pub workflow_id: String,
+}
+
+/// Who acts, and why. Both are kept as they are.
+#[derive(Debug, Clone, PartialEq, Object)]
+#[oai(deny_unknown_fields)]
+pub struct OpsAction {
+    /// Who.
+    #[oai(
+        rename = "actor",
+        skip_serializing_if_is_none,
+        validator(max_length = 200)
+    )]
+    pub actor: Given<Text>,
+    /// Why.
+    #[oai(
+        rename = "reason",
+        skip_serializing_if_is_none,
+        validator(max_length = 2000)
+    )]
+    pub reason: Given<Text>,
 }
 
 /// The approval that counts.
@@ -335,6 +409,21 @@ pub struct RunList {
     pub next_cursor: Option<String>,
 }
 
+/// The new run is queued.
+#[derive(Debug, Clone, PartialEq, Object)]
+#[oai(deny_unknown_fields)]
+pub struct RunRetried {
+    /// Always true.
+    #[oai(rename = "accepted")]
+    pub accepted: bool,
+    /// The first product step that is executed again.
+    #[oai(rename = "fromStep")]
+    pub from_step: String,
+    /// The new run.
+    #[oai(rename = "newRunId")]
+    pub new_run_id: String,
+}
+
 /// Where a run stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Enum)]
 pub enum RunStatus {
@@ -422,7 +511,7 @@ pub struct StartRun {
         skip_serializing_if_is_none,
         validator(min_length = 1, max_length = 500)
     )]
-    pub deduplication_id: Option<Text>,
+    pub deduplication_id: Given<Text>,
     /// Which intent.
     #[oai(rename = "intentId", validator(min_length = 1, max_length = 500))]
     pub intent_id: Text,
@@ -432,66 +521,66 @@ pub struct StartRun {
         skip_serializing_if_is_none,
         validator(minimum(value = "0"))
     )]
-    pub priority: Option<i32>,
+    pub priority: Given<i32>,
     /// Only `intentQ` is legal.
     #[oai(
         rename = "queueName",
         skip_serializing_if_is_none,
         validator(min_length = 1, max_length = 200)
     )]
-    pub queue_name: Option<Text>,
+    pub queue_name: Given<Text>,
     /// The tenant; required unless partitions are switched off.
     #[oai(
         rename = "queuePartitionKey",
         skip_serializing_if_is_none,
         validator(max_length = 500)
     )]
-    pub queue_partition_key: Option<Text>,
+    pub queue_partition_key: Given<Text>,
     /// The policy; `compile-default` by default.
     #[oai(
         rename = "recipeName",
         skip_serializing_if_is_none,
         validator(min_length = 1, max_length = 200)
     )]
-    pub recipe_name: Option<Text>,
+    pub recipe_name: Given<Text>,
     /// The newest by default.
     #[oai(
         rename = "recipeVersion",
         skip_serializing_if_is_none,
         validator(minimum(value = "1"))
     )]
-    pub recipe_version: Option<i32>,
+    pub recipe_version: Given<i32>,
     /// What the caller calls it.
     #[oai(
         rename = "taskKey",
         skip_serializing_if_is_none,
         validator(min_length = 1, max_length = 500)
     )]
-    pub task_key: Option<Text>,
+    pub task_key: Given<Text>,
     /// Whose it is, for lists.
     #[oai(
         rename = "tenantId",
         skip_serializing_if_is_none,
         validator(min_length = 1, max_length = 200)
     )]
-    pub tenant_id: Option<Text>,
+    pub tenant_id: Given<Text>,
     /// Milliseconds from the first claim until the run is cancelled, waiting included.
     #[oai(
         rename = "timeoutMS",
         skip_serializing_if_is_none,
         validator(minimum(value = "1"), maximum(value = "31536000000"))
     )]
-    pub timeout_ms: Option<i64>,
+    pub timeout_ms: Given<i64>,
     /// The W3C trace that the run belongs to.
     #[oai(
         rename = "traceId",
         skip_serializing_if_is_none,
         validator(pattern = "^[0-9a-f]{32}$")
     )]
-    pub trace_id: Option<Text>,
+    pub trace_id: Given<Text>,
     /// workload
     #[oai(rename = "workload", skip_serializing_if_is_none)]
-    pub workload: Option<Workload>,
+    pub workload: Given<Workload>,
 }
 
 /// One execution of a product step.
@@ -551,14 +640,14 @@ pub struct Tick {
         skip_serializing_if_is_none,
         validator(minimum(value = "1"), maximum(value = "1000000"))
     )]
-    pub max_jobs: Option<i64>,
+    pub max_jobs: Given<i64>,
     /// Seconds that it may last, its end included. Default 20.
     #[oai(
         rename = "maxSeconds",
         skip_serializing_if_is_none,
         validator(minimum(value = "1"), maximum(value = "3600"))
     )]
-    pub max_seconds: Option<i64>,
+    pub max_seconds: Given<i64>,
 }
 
 /// What a tick has done, and what it leaves.
@@ -586,6 +675,21 @@ pub struct TickSummary {
     /// Those that wait in the database now.
     #[oai(rename = "suspended")]
     pub suspended: i64,
+}
+
+/// The copy is queued.
+#[derive(Debug, Clone, PartialEq, Object)]
+#[oai(deny_unknown_fields)]
+pub struct WorkflowForked {
+    /// Always true.
+    #[oai(rename = "accepted")]
+    pub accepted: bool,
+    /// The copy.
+    #[oai(rename = "forkedWorkflowID")]
+    pub forked_workflow_id: String,
+    /// The original.
+    #[oai(rename = "workflowID")]
+    pub workflow_id: String,
 }
 
 /// Where a workflow stands.
@@ -678,19 +782,19 @@ pub struct Workload {
         skip_serializing_if_is_none,
         validator(minimum(value = "1"))
     )]
-    pub concurrency: Option<i32>,
+    pub concurrency: Given<i32>,
     /// Minutes of all tasks together.
     #[oai(
         rename = "sandboxMinutes",
         skip_serializing_if_is_none,
         validator(minimum(value = "1"))
     )]
-    pub sandbox_minutes: Option<i32>,
+    pub sandbox_minutes: Given<i32>,
     /// Tasks at all.
     #[oai(
         rename = "steps",
         skip_serializing_if_is_none,
         validator(minimum(value = "1"))
     )]
-    pub steps: Option<i32>,
+    pub steps: Given<i32>,
 }

@@ -14,6 +14,15 @@ use poem_openapi::{
 use super::models::*;
 use crate::{ApiError, Call, Content, Events, Page};
 
+/// The query of `startSleep`.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct StartSleepQuery {
+    /// The id of the workflow.
+    pub wf: String,
+    /// Milliseconds that it sleeps, a day at most.
+    pub sleep: Option<i64>,
+}
+
 /// The query of `listWorkflows`.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ListWorkflowsQuery {
@@ -55,6 +64,36 @@ pub struct StreamRunQuery {
     pub follow: Option<bool>,
 }
 
+/// The query of `startCrashDemo`.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct StartCrashDemoQuery {
+    /// The id of the workflow.
+    pub wf: String,
+}
+
+/// The query of `getMarks`.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct GetMarksQuery {
+    /// The id of the workflow.
+    pub wf: String,
+}
+
+/// The query of `getSlowMarks`.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct GetSlowMarksQuery {
+    /// The id of the workflow.
+    pub wf: String,
+}
+
+/// The query of `startSlowStep`.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct StartSlowStepQuery {
+    /// The id of the workflow.
+    pub wf: String,
+    /// Milliseconds that it sleeps, a day at most.
+    pub sleep: Option<i64>,
+}
+
 /// What the service does.
 pub trait Service: Send + Sync + 'static {
     /// Reads the content of an artifact
@@ -75,6 +114,12 @@ pub trait Service: Send + Sync + 'static {
         call: Call,
         intent_id: String,
     ) -> impl Future<Output = Result<Intent, ApiError>> + Send;
+    /// Starts a workflow that leaves an artifact, sleeps, and leaves another one
+    fn start_sleep(
+        &self,
+        call: Call,
+        query: StartSleepQuery,
+    ) -> impl Future<Output = Result<OpsAccepted, ApiError>> + Send;
     /// Lists workflows, newest first
     fn list_workflows(
         &self,
@@ -87,6 +132,27 @@ pub trait Service: Send + Sync + 'static {
         call: Call,
         wid: String,
     ) -> impl Future<Output = Result<WorkflowSummary, ApiError>> + Send;
+    /// Cancels a workflow and its unfinished children
+    fn cancel_workflow(
+        &self,
+        call: Call,
+        wid: String,
+        body: OpsAction,
+    ) -> impl Future<Output = Result<OpsAccepted, ApiError>> + Send;
+    /// Starts a copy of a workflow that goes on from one of its steps
+    fn fork_workflow(
+        &self,
+        call: Call,
+        wid: String,
+        body: ForkWorkflow,
+    ) -> impl Future<Output = Result<WorkflowForked, ApiError>> + Send;
+    /// Queues a workflow again that was cancelled or given up
+    fn resume_workflow(
+        &self,
+        call: Call,
+        wid: String,
+        body: OpsAction,
+    ) -> impl Future<Output = Result<OpsAccepted, ApiError>> + Send;
     /// Lists the recorded steps of a workflow, by function id
     fn list_workflow_steps(
         &self,
@@ -125,6 +191,13 @@ pub trait Service: Send + Sync + 'static {
         wid: String,
         body: RunEvent,
     ) -> impl Future<Output = Result<Accepted, ApiError>> + Send;
+    /// Executes again what failed in a run, as a new run
+    fn retry_run(
+        &self,
+        call: Call,
+        wid: String,
+        body: OpsAction,
+    ) -> impl Future<Output = Result<RunRetried, ApiError>> + Send;
     /// Lists the product steps of a run, in the order of execution
     fn list_run_steps(
         &self,
@@ -144,8 +217,32 @@ pub trait Service: Send + Sync + 'static {
         call: Call,
         wid: String,
     ) -> impl Future<Output = Result<RunView, ApiError>> + Send;
+    /// Starts a workflow of two marks, with five seconds between them to kill the process in
+    fn start_crash_demo(
+        &self,
+        call: Call,
+        query: StartCrashDemoQuery,
+    ) -> impl Future<Output = Result<OpsAccepted, ApiError>> + Send;
     /// Answers ok while the database answers
     fn get_health(&self, call: Call) -> impl Future<Output = Result<Health, ApiError>> + Send;
+    /// Counts the marks of a workflow
+    fn get_marks(
+        &self,
+        call: Call,
+        query: GetMarksQuery,
+    ) -> impl Future<Output = Result<Marks, ApiError>> + Send;
+    /// Counts the marks of a workflow
+    fn get_slow_marks(
+        &self,
+        call: Call,
+        query: GetSlowMarksQuery,
+    ) -> impl Future<Output = Result<Marks, ApiError>> + Send;
+    /// Starts a workflow of two marks with a durable sleep between them
+    fn start_slow_step(
+        &self,
+        call: Call,
+        query: StartSlowStepQuery,
+    ) -> impl Future<Output = Result<OpsAccepted, ApiError>> + Send;
     /// Does what is due, and answers what it did
     fn tick(
         &self,
@@ -160,6 +257,8 @@ enum Tag {
     Artifacts,
     #[oai(rename = "intents")]
     Intents,
+    #[oai(rename = "utility")]
+    Utility,
     #[oai(rename = "ops")]
     Ops,
     #[oai(rename = "runs")]
@@ -185,6 +284,13 @@ enum GetIntentSuccess {
 }
 
 #[derive(ApiResponse)]
+enum StartSleepSuccess {
+    /// Starts a workflow that leaves an artifact, sleeps, and leaves another one.
+    #[oai(status = 202)]
+    Ok(Json<OpsAccepted>),
+}
+
+#[derive(ApiResponse)]
 enum ListWorkflowsSuccess {
     /// Lists workflows, newest first.
     #[oai(status = 200)]
@@ -199,6 +305,27 @@ enum GetWorkflowSuccess {
     /// Reads a workflow.
     #[oai(status = 200)]
     Ok(Json<WorkflowSummary>),
+}
+
+#[derive(ApiResponse)]
+enum CancelWorkflowSuccess {
+    /// Cancels a workflow and its unfinished children.
+    #[oai(status = 202)]
+    Ok(Json<OpsAccepted>),
+}
+
+#[derive(ApiResponse)]
+enum ForkWorkflowSuccess {
+    /// Starts a copy of a workflow that goes on from one of its steps.
+    #[oai(status = 202)]
+    Ok(Json<WorkflowForked>),
+}
+
+#[derive(ApiResponse)]
+enum ResumeWorkflowSuccess {
+    /// Queues a workflow again that was cancelled or given up.
+    #[oai(status = 202)]
+    Ok(Json<OpsAccepted>),
 }
 
 #[derive(ApiResponse)]
@@ -244,6 +371,13 @@ enum SendRunEventSuccess {
 }
 
 #[derive(ApiResponse)]
+enum RetryRunSuccess {
+    /// Executes again what failed in a run, as a new run.
+    #[oai(status = 202)]
+    Ok(Json<RunRetried>),
+}
+
+#[derive(ApiResponse)]
 enum ListRunStepsSuccess {
     /// Lists the product steps of a run, in the order of execution.
     #[oai(status = 200)]
@@ -258,10 +392,38 @@ enum GetRunViewSuccess {
 }
 
 #[derive(ApiResponse)]
+enum StartCrashDemoSuccess {
+    /// Starts a workflow of two marks, with five seconds between them to kill the process in.
+    #[oai(status = 202)]
+    Ok(Json<OpsAccepted>),
+}
+
+#[derive(ApiResponse)]
 enum GetHealthSuccess {
     /// Answers ok while the database answers.
     #[oai(status = 200)]
     Ok(Json<Health>),
+}
+
+#[derive(ApiResponse)]
+enum GetMarksSuccess {
+    /// Counts the marks of a workflow.
+    #[oai(status = 200)]
+    Ok(Json<Marks>),
+}
+
+#[derive(ApiResponse)]
+enum GetSlowMarksSuccess {
+    /// Counts the marks of a workflow.
+    #[oai(status = 200)]
+    Ok(Json<Marks>),
+}
+
+#[derive(ApiResponse)]
+enum StartSlowStepSuccess {
+    /// Starts a workflow of two marks with a durable sleep between them.
+    #[oai(status = 202)]
+    Ok(Json<OpsAccepted>),
 }
 
 #[derive(ApiResponse)]
@@ -330,6 +492,41 @@ impl<S: Service> Routes<S> {
             .get_intent(Call::of(request), intent_id.0)
             .await
             .map(|answer| GetIntentSuccess::Ok(Json(answer)))
+    }
+
+    /// Starts a workflow that leaves an artifact, sleeps, and leaves another one
+    #[oai(
+        path = "/api/ops/sleep",
+        method = "post",
+        operation_id = "startSleep",
+        tag = "Tag::Utility"
+    )]
+    async fn start_sleep(
+        &self,
+        request: &Request,
+        /// The id of the workflow.
+        #[oai(
+            name = "wf",
+            validator(min_length = 1, max_length = 500, pattern = "\\S")
+        )]
+        wf: Query<String>,
+        /// Milliseconds that it sleeps, a day at most.
+        #[oai(
+            name = "sleep",
+            validator(minimum(value = "0"), maximum(value = "86400000"))
+        )]
+        sleep: Query<Option<i64>>,
+    ) -> Result<StartSleepSuccess, ApiError> {
+        self.0
+            .start_sleep(
+                Call::of(request),
+                StartSleepQuery {
+                    wf: wf.0,
+                    sleep: sleep.0,
+                },
+            )
+            .await
+            .map(|answer| StartSleepSuccess::Ok(Json(answer)))
     }
 
     /// Lists workflows, newest first
@@ -401,6 +598,69 @@ impl<S: Service> Routes<S> {
             .get_workflow(Call::of(request), wid.0)
             .await
             .map(|answer| GetWorkflowSuccess::Ok(Json(answer)))
+    }
+
+    /// Cancels a workflow and its unfinished children
+    #[oai(
+        path = "/api/ops/wf/:wid/cancel",
+        method = "post",
+        operation_id = "cancelWorkflow",
+        tag = "Tag::Ops"
+    )]
+    async fn cancel_workflow(
+        &self,
+        request: &Request,
+        /// The id of a workflow or run.
+        #[oai(name = "wid", validator(min_length = 1, max_length = 500))]
+        wid: Path<String>,
+        body: Json<OpsAction>,
+    ) -> Result<CancelWorkflowSuccess, ApiError> {
+        self.0
+            .cancel_workflow(Call::of(request), wid.0, body.0)
+            .await
+            .map(|answer| CancelWorkflowSuccess::Ok(Json(answer)))
+    }
+
+    /// Starts a copy of a workflow that goes on from one of its steps
+    #[oai(
+        path = "/api/ops/wf/:wid/fork",
+        method = "post",
+        operation_id = "forkWorkflow",
+        tag = "Tag::Ops"
+    )]
+    async fn fork_workflow(
+        &self,
+        request: &Request,
+        /// The id of a workflow or run.
+        #[oai(name = "wid", validator(min_length = 1, max_length = 500))]
+        wid: Path<String>,
+        body: Json<ForkWorkflow>,
+    ) -> Result<ForkWorkflowSuccess, ApiError> {
+        self.0
+            .fork_workflow(Call::of(request), wid.0, body.0)
+            .await
+            .map(|answer| ForkWorkflowSuccess::Ok(Json(answer)))
+    }
+
+    /// Queues a workflow again that was cancelled or given up
+    #[oai(
+        path = "/api/ops/wf/:wid/resume",
+        method = "post",
+        operation_id = "resumeWorkflow",
+        tag = "Tag::Ops"
+    )]
+    async fn resume_workflow(
+        &self,
+        request: &Request,
+        /// The id of a workflow or run.
+        #[oai(name = "wid", validator(min_length = 1, max_length = 500))]
+        wid: Path<String>,
+        body: Json<OpsAction>,
+    ) -> Result<ResumeWorkflowSuccess, ApiError> {
+        self.0
+            .resume_workflow(Call::of(request), wid.0, body.0)
+            .await
+            .map(|answer| ResumeWorkflowSuccess::Ok(Json(answer)))
     }
 
     /// Lists the recorded steps of a workflow, by function id
@@ -554,6 +814,27 @@ impl<S: Service> Routes<S> {
             .map(|answer| SendRunEventSuccess::Ok(Json(answer)))
     }
 
+    /// Executes again what failed in a run, as a new run
+    #[oai(
+        path = "/api/runs/:wid/retry",
+        method = "post",
+        operation_id = "retryRun",
+        tag = "Tag::Runs"
+    )]
+    async fn retry_run(
+        &self,
+        request: &Request,
+        /// The id of a workflow or run.
+        #[oai(name = "wid", validator(min_length = 1, max_length = 500))]
+        wid: Path<String>,
+        body: Json<OpsAction>,
+    ) -> Result<RetryRunSuccess, ApiError> {
+        self.0
+            .retry_run(Call::of(request), wid.0, body.0)
+            .await
+            .map(|answer| RetryRunSuccess::Ok(Json(answer)))
+    }
+
     /// Lists the product steps of a run, in the order of execution
     #[oai(
         path = "/api/runs/:wid/steps",
@@ -620,6 +901,29 @@ impl<S: Service> Routes<S> {
             .map(|answer| GetRunViewSuccess::Ok(Json(answer)))
     }
 
+    /// Starts a workflow of two marks, with five seconds between them to kill the process in
+    #[oai(
+        path = "/crashdemo",
+        method = "post",
+        operation_id = "startCrashDemo",
+        tag = "Tag::Utility"
+    )]
+    async fn start_crash_demo(
+        &self,
+        request: &Request,
+        /// The id of the workflow.
+        #[oai(
+            name = "wf",
+            validator(min_length = 1, max_length = 500, pattern = "\\S")
+        )]
+        wf: Query<String>,
+    ) -> Result<StartCrashDemoSuccess, ApiError> {
+        self.0
+            .start_crash_demo(Call::of(request), StartCrashDemoQuery { wf: wf.0 })
+            .await
+            .map(|answer| StartCrashDemoSuccess::Ok(Json(answer)))
+    }
+
     /// Answers ok while the database answers
     #[oai(
         path = "/healthz",
@@ -632,6 +936,87 @@ impl<S: Service> Routes<S> {
             .get_health(Call::of(request))
             .await
             .map(|answer| GetHealthSuccess::Ok(Json(answer)))
+    }
+
+    /// Counts the marks of a workflow
+    #[oai(
+        path = "/marks",
+        method = "get",
+        operation_id = "getMarks",
+        tag = "Tag::Utility"
+    )]
+    async fn get_marks(
+        &self,
+        request: &Request,
+        /// The id of the workflow.
+        #[oai(
+            name = "wf",
+            validator(min_length = 1, max_length = 500, pattern = "\\S")
+        )]
+        wf: Query<String>,
+    ) -> Result<GetMarksSuccess, ApiError> {
+        self.0
+            .get_marks(Call::of(request), GetMarksQuery { wf: wf.0 })
+            .await
+            .map(|answer| GetMarksSuccess::Ok(Json(answer)))
+    }
+
+    /// Counts the marks of a workflow
+    #[oai(
+        path = "/slowmarks",
+        method = "get",
+        operation_id = "getSlowMarks",
+        tag = "Tag::Utility"
+    )]
+    async fn get_slow_marks(
+        &self,
+        request: &Request,
+        /// The id of the workflow.
+        #[oai(
+            name = "wf",
+            validator(min_length = 1, max_length = 500, pattern = "\\S")
+        )]
+        wf: Query<String>,
+    ) -> Result<GetSlowMarksSuccess, ApiError> {
+        self.0
+            .get_slow_marks(Call::of(request), GetSlowMarksQuery { wf: wf.0 })
+            .await
+            .map(|answer| GetSlowMarksSuccess::Ok(Json(answer)))
+    }
+
+    /// Starts a workflow of two marks with a durable sleep between them
+    #[oai(
+        path = "/slowstep",
+        method = "post",
+        operation_id = "startSlowStep",
+        tag = "Tag::Utility"
+    )]
+    async fn start_slow_step(
+        &self,
+        request: &Request,
+        /// The id of the workflow.
+        #[oai(
+            name = "wf",
+            validator(min_length = 1, max_length = 500, pattern = "\\S")
+        )]
+        wf: Query<String>,
+        /// Milliseconds that it sleeps, a day at most.
+        #[oai(
+            name = "sleep",
+            validator(minimum(value = "0"), maximum(value = "86400000"))
+        )]
+        sleep: Query<Option<i64>>,
+    ) -> Result<StartSlowStepSuccess, ApiError> {
+        self.0
+            .start_slow_step(
+                Call::of(request),
+                StartSlowStepQuery {
+                    wf: wf.0,
+                    sleep: sleep.0,
+                },
+            )
+            .await
+            .map(|answer| StartSlowStepSuccess::Ok(Json(answer)))
     }
 
     /// Does what is due, and answers what it did

@@ -25,6 +25,12 @@ pub const OPERATIONS: &[Operation] = &[
         body: Body::None,
     },
     Operation {
+        method: "POST",
+        path: "/api/ops/sleep",
+        query: &["wf", "sleep"],
+        body: Body::None,
+    },
+    Operation {
         method: "GET",
         path: "/api/ops/wf",
         query: &["status", "name", "queue", "since", "limit", "cursor"],
@@ -35,6 +41,24 @@ pub const OPERATIONS: &[Operation] = &[
         path: "/api/ops/wf/{wid}",
         query: &[],
         body: Body::None,
+    },
+    Operation {
+        method: "POST",
+        path: "/api/ops/wf/{wid}/cancel",
+        query: &[],
+        body: Body::EmptyAsObject,
+    },
+    Operation {
+        method: "POST",
+        path: "/api/ops/wf/{wid}/fork",
+        query: &[],
+        body: Body::Required,
+    },
+    Operation {
+        method: "POST",
+        path: "/api/ops/wf/{wid}/resume",
+        query: &[],
+        body: Body::EmptyAsObject,
     },
     Operation {
         method: "GET",
@@ -80,6 +104,12 @@ pub const OPERATIONS: &[Operation] = &[
         body: Body::Required,
     },
     Operation {
+        method: "POST",
+        path: "/api/runs/{wid}/retry",
+        query: &[],
+        body: Body::EmptyAsObject,
+    },
+    Operation {
         method: "GET",
         path: "/api/runs/{wid}/steps",
         query: &[],
@@ -98,9 +128,33 @@ pub const OPERATIONS: &[Operation] = &[
         body: Body::None,
     },
     Operation {
+        method: "POST",
+        path: "/crashdemo",
+        query: &["wf"],
+        body: Body::None,
+    },
+    Operation {
         method: "GET",
         path: "/healthz",
         query: &[],
+        body: Body::None,
+    },
+    Operation {
+        method: "GET",
+        path: "/marks",
+        query: &["wf"],
+        body: Body::None,
+    },
+    Operation {
+        method: "GET",
+        path: "/slowmarks",
+        query: &["wf"],
+        body: Body::None,
+    },
+    Operation {
+        method: "POST",
+        path: "/slowstep",
+        query: &["wf", "sleep"],
         body: Body::None,
     },
     Operation {
