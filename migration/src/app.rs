@@ -1,6 +1,7 @@
 //! Owns the `app` half of the schema. A migration that has landed never changes; the next one does.
 
 mod outputs;
+mod schedules;
 
 use sea_orm_migration::{
     MigrationName, MigrationTrait, MigratorTrait, SchemaManager,
@@ -18,7 +19,11 @@ pub(crate) struct Migrator;
 
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(Initial), Box::new(outputs::Outputs)]
+        vec![
+            Box::new(Initial),
+            Box::new(outputs::Outputs),
+            Box::new(schedules::Schedules),
+        ]
     }
 }
 
@@ -44,7 +49,10 @@ pub(crate) async fn drop(tx: &DatabaseTransaction) -> Result<(), DbErr> {
         return Ok(());
     }
     drop_views(tx).await?;
-    let tables = TABLES.iter().chain(outputs::TABLES);
+    let tables = TABLES
+        .iter()
+        .chain(outputs::TABLES)
+        .chain(schedules::TABLES);
     for table in tables.map(|(name, _)| *name).chain([LEDGER]) {
         tx.execute_unprepared(&format!("DROP TABLE IF EXISTS {table}"))
             .await?;
@@ -80,9 +88,9 @@ pub(crate) async fn create_views(tx: &DatabaseTransaction) -> Result<(), DbErr> 
     Ok(())
 }
 
-/// Deletes what the engine noted about workflows that are gone, in a transaction that [`up`] has prepared.
+/// Deletes what the engine noted about workflows and schedules that are gone, in a transaction that [`up`] has prepared.
 pub(crate) async fn forget_workflows(tx: &DatabaseTransaction) -> Result<(), DbErr> {
-    for table in ["claims", "waits"] {
+    for table in ["claims", "waits", "schedules", "schedule_slots"] {
         tx.execute_unprepared(&format!("DELETE FROM {table}"))
             .await?;
     }

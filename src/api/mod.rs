@@ -10,6 +10,7 @@ mod intents;
 mod json_check;
 mod ops;
 mod runs;
+mod schedules;
 mod service;
 mod stream;
 

@@ -1,11 +1,11 @@
 //! Owns the service behind the routes: the product, and what the process says of itself. Each operation is a line to the file of its tag.
 
 use openapi::{
-    ApiError, Call, Content, Events, ListRunsQuery, ListWorkflowsQuery, Page, Service,
-    StreamRunQuery, models,
+    ApiError, Call, Content, Events, ListRunsQuery, ListSchedulesQuery, ListWorkflowsQuery, Page,
+    PreviewScheduleQuery, Service, StreamRunQuery, models,
 };
 
-use super::{artifacts, health, intents, ops, runs, stream};
+use super::{artifacts, health, intents, ops, runs, schedules, stream};
 use crate::{intent::Product, store::Database};
 
 /// The implementation of every operation.
@@ -97,6 +97,55 @@ impl Service for ApiService {
 
     async fn get_artifact(&self, call: Call, id: String) -> Result<Content, ApiError> {
         artifacts::get(self, &call, &id).await
+    }
+
+    async fn create_schedule(
+        &self,
+        _: Call,
+        body: models::NewSchedule,
+    ) -> Result<models::Schedule, ApiError> {
+        schedules::create(self, body).await
+    }
+
+    async fn list_schedules(
+        &self,
+        _: Call,
+        query: ListSchedulesQuery,
+    ) -> Result<models::ScheduleList, ApiError> {
+        schedules::list(self, query).await
+    }
+
+    async fn get_schedule(&self, _: Call, name: String) -> Result<models::Schedule, ApiError> {
+        schedules::get(self, &name).await
+    }
+
+    async fn delete_schedule(&self, _: Call, name: String) -> Result<models::Accepted, ApiError> {
+        schedules::delete(self, &name).await
+    }
+
+    async fn pause_schedule(&self, _: Call, name: String) -> Result<models::Schedule, ApiError> {
+        schedules::pause(self, &name).await
+    }
+
+    async fn resume_schedule(&self, _: Call, name: String) -> Result<models::Schedule, ApiError> {
+        schedules::resume(self, &name).await
+    }
+
+    async fn trigger_schedule(
+        &self,
+        _: Call,
+        name: String,
+    ) -> Result<models::ScheduleTriggered, ApiError> {
+        schedules::trigger(self, &name).await
+    }
+
+    async fn preview_schedule(
+        &self,
+        _: Call,
+        name: String,
+        query: PreviewScheduleQuery,
+    ) -> Result<models::SchedulePreview, ApiError> {
+        schedules::preview(self, &name, query).await
     }
 
     async fn list_workflows(

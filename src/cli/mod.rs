@@ -7,6 +7,7 @@ mod follow;
 mod migrate;
 mod run;
 mod runs;
+mod schedule;
 mod serve;
 mod session;
 mod status_line;
@@ -53,6 +54,8 @@ enum Command {
     Approve(runs::ApproveArguments),
     /// List and fetch what runs have left.
     Artifacts(artifacts::Arguments),
+    /// Start runs by themselves: create, list, show, pause, resume, trigger, delete and preview schedules.
+    Schedule(schedule::Arguments),
     /// Bring the database's schema up to date, or rebuild half of it.
     Migrate(migrate::Arguments),
     /// Measure what the engine does on the database in use.
@@ -155,6 +158,7 @@ async fn dispatch(config: &Config, command: &Command) -> Result<ExitCode, CliErr
         Command::Logs(arguments) => runs::logs(config, arguments).await?,
         Command::Approve(arguments) => runs::approve(config, arguments).await?,
         Command::Artifacts(arguments) => artifacts::run(config, arguments).await?,
+        Command::Schedule(arguments) => schedule::run(config, arguments).await?,
         Command::Migrate(arguments) => migrate::run(config, arguments).await?,
         Command::Bench(arguments) => bench::run(config, arguments).await?,
         // Printed before anything is read.

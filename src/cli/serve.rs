@@ -9,7 +9,7 @@ use super::{CliError, say, session::launch};
 use crate::{
     api::{self, ApiService},
     config::Config,
-    engine,
+    engine::{self, Firing},
     intent::{self, Product},
     store::Database,
 };
@@ -26,7 +26,7 @@ pub(super) async fn run(config: &Config) -> Result<(), CliError> {
         })?;
         listeners.push(listener);
     }
-    let engine = launch(config, &db)?;
+    let engine = launch(config, &db, Firing::On(intent::built_in_schedules()))?;
     let product = Product::new(engine.client().clone(), config);
     let (stop, _) = watch::channel(false);
     let stop = Arc::new(stop);

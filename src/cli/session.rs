@@ -6,7 +6,7 @@ use super::{CliError, api::Api};
 use crate::{
     api::{ApiService, app},
     config::{Config, SandboxMode},
-    engine::{self, Client, Engine},
+    engine::{self, Client, Engine, EngineOptions, Firing},
     intent::{self, Product, Sandboxes},
     sandbox::{self, Local, Mock, Sandbox},
     store::Database,
@@ -57,7 +57,7 @@ impl Session {
         let db = Database::connect(&config.database()).await?;
         engine::migrate(&db).await?;
         let engine = match execute {
-            Execute::Here => Some(launch(config, &db)?),
+            Execute::Here => Some(launch(config, &db, Firing::Off)?),
             Execute::Elsewhere => None,
         };
         let client = match &engine {
@@ -82,7 +82,11 @@ impl Session {
 }
 
 /// Starts to execute runs and tasks in this process, and removes what dead ones have left.
-pub(super) fn launch(config: &Config, db: &Database) -> Result<Engine, CliError> {
+pub(super) fn launch(
+    config: &Config,
+    db: &Database,
+    schedules: Firing,
+) -> Result<Engine, CliError> {
     let root = config.sandbox_root();
     match sandbox::reap(&root) {
         Ok(0) => {}
@@ -91,7 +95,11 @@ pub(super) fn launch(config: &Config, db: &Database) -> Result<Engine, CliError>
             tracing::warn!(%error, ?root, "cannot look for what tasks of dead processes have left")
         }
     }
-    let builder = Engine::builder(db.clone(), config.engine());
+    let options = EngineOptions {
+        schedules,
+        ..config.engine()
+    };
+    let builder = Engine::builder(db.clone(), options);
     let builder = intent::register(builder, db, config, sandboxes(config))
         .map_err(|e| CliError::Failed(e.to_string()))?;
     Ok(builder.launch())

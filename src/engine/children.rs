@@ -1,6 +1,6 @@
 //! Owns child workflows: starting them in the parent's checkpoint, and awaiting them without holding anything.
 
-use std::{future::Future, marker::PhantomData};
+use std::{future::Future, marker::PhantomData, time::Duration};
 
 use serde::de::DeserializeOwned;
 
@@ -12,6 +12,7 @@ use super::{
     workflow::{Workflow, encode_input},
 };
 use crate::store::{
+    app_rows::Row,
     checkpoints::Output,
     status::WorkflowStatus,
     waits::Condition,
@@ -28,6 +29,10 @@ pub struct ChildOptions {
     pub id: Option<String>,
     /// Its queue.
     pub queue: String,
+    /// How long it may take from its first claim.
+    pub timeout: Option<Duration>,
+    /// Rows of the application that are written with the start, if and only if it is.
+    pub rows: Vec<Row>,
 }
 
 /// A child that was started.
@@ -78,9 +83,12 @@ impl Context {
                 priority: self.priority(),
                 deduplication_id: None,
                 application_version: self.app_version.clone(),
-                timeout_ms: None,
+                timeout_ms: options
+                    .timeout
+                    .map(|d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX)),
                 delay_ms: None,
                 parent_workflow_id: Some(self.workflow_id().to_owned()),
+                schedule_name: None,
             };
             let output = Output {
                 child_workflow_id: Some(id.clone()),
@@ -88,6 +96,7 @@ impl Context {
             };
             self.with_outbox(|outbox| {
                 outbox.children.push(child);
+                outbox.rows.extend(options.rows);
                 outbox.outputs.push(output);
             });
             Ok(Child {

@@ -13,6 +13,7 @@ mod error;
 mod limits;
 pub mod points;
 mod reconciler;
+pub mod schedule;
 mod signals;
 mod waiting;
 mod worker;
@@ -41,6 +42,7 @@ pub use workflow::Workflow;
 use crate::store::{
     Database, StoreError,
     queue_limits::QueueSettings,
+    schedules::NewSchedule,
     workflows::{INTERNAL_QUEUE, NewWorkflow},
 };
 
@@ -66,6 +68,18 @@ pub struct EngineOptions {
     pub hostname: String,
     /// Where to listen, if not on the database's own URL: a pooler breaks `LISTEN`.
     pub listen_url: Option<String>,
+    /// Whether this process fires schedules, and which ones it brings along.
+    pub schedules: Firing,
+}
+
+/// Whether a process fires schedules.
+#[derive(Debug, Clone, Default)]
+pub enum Firing {
+    /// It leaves them to others.
+    #[default]
+    Off,
+    /// It does, and stores these of its own when they are not there.
+    On(Vec<NewSchedule>),
 }
 
 impl Default for EngineOptions {
@@ -79,6 +93,7 @@ impl Default for EngineOptions {
             grace: Duration::from_secs(5),
             hostname: "local".into(),
             listen_url: None,
+            schedules: Firing::Off,
         }
     }
 }
@@ -147,12 +162,24 @@ impl EngineBuilder {
             Arc::clone(&signals),
             self.options.listen_url.clone(),
         ));
+        let clock = Arc::<clock::Clock>::default();
+        if let Firing::On(built_in) = &self.options.schedules {
+            let scheduler = schedule::scheduler::Scheduler {
+                db: self.db.clone(),
+                signals: Arc::clone(&signals),
+                clock: Arc::clone(&clock),
+                app_version: self.options.app_version.clone(),
+                names: self.registry.names(),
+                built_in: built_in.clone(),
+            };
+            helpers.spawn(scheduler.run(stopping.clone()));
+        }
         let worker = worker::Worker {
             db: self.db,
             options: self.options,
             registry: self.registry,
             signals,
-            clock: Arc::default(),
+            clock,
             committer,
             stopping,
         };

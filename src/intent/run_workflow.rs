@@ -281,6 +281,7 @@ impl RunWorkflow {
                         ChildOptions {
                             id: Some(key),
                             queue: TASK_QUEUE.into(),
+                            ..ChildOptions::default()
                         },
                     )
                     .await?,

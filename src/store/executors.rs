@@ -35,6 +35,8 @@ pub struct Pulse {
     pub expired: i64,
     /// The live process with the smallest id: the one that reconciles.
     pub leader: Option<String>,
+    /// When a schedule was last created, paused or resumed, epoch milliseconds.
+    pub schedules_changed_at: Option<i64>,
 }
 
 /// Enters this process and its version. A version that starts becomes the newest one.
@@ -104,7 +106,8 @@ pub async fn pulse(
          EXISTS (SELECT 1 FROM \"dbos\".workflow_status WHERE status = 'ENQUEUED' AND {queues}) AS queued, \
          (SELECT count(*) FROM \"app\".executors WHERE heartbeat_at >= {now} - $3) AS executors, \
          (SELECT count(*) FROM \"app\".executors WHERE heartbeat_at < {now} - $3 AND id <> $1) AS expired, \
-         (SELECT min(id) FROM \"app\".executors WHERE heartbeat_at >= {now} - $3) AS leader",
+         (SELECT min(id) FROM \"app\".executors WHERE heartbeat_at >= {now} - $3) AS leader, \
+         (SELECT max(updated_at) FROM \"app\".schedules) AS schedules_changed_at",
         queues = sql.is_one_of("queue_name", 2),
     );
     let row = db

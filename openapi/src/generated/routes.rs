@@ -55,6 +55,22 @@ pub struct StreamRunQuery {
     pub follow: Option<bool>,
 }
 
+/// The query of `listSchedules`.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ListSchedulesQuery {
+    /// At most so many.
+    pub limit: Option<i64>,
+    /// Where the previous page ended.
+    pub cursor: Option<String>,
+}
+
+/// The query of `previewSchedule`.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct PreviewScheduleQuery {
+    /// How many; 10 by default.
+    pub count: Option<i64>,
+}
+
 /// What the service does.
 pub trait Service: Send + Sync + 'static {
     /// Reads the content of an artifact
@@ -144,6 +160,55 @@ pub trait Service: Send + Sync + 'static {
         call: Call,
         wid: String,
     ) -> impl Future<Output = Result<RunView, ApiError>> + Send;
+    /// Lists schedules, newest first
+    fn list_schedules(
+        &self,
+        call: Call,
+        query: ListSchedulesQuery,
+    ) -> impl Future<Output = Result<ScheduleList, ApiError>> + Send;
+    /// Stores a schedule, which fires from now on
+    fn create_schedule(
+        &self,
+        call: Call,
+        body: NewSchedule,
+    ) -> impl Future<Output = Result<Schedule, ApiError>> + Send;
+    /// Deletes a schedule
+    fn delete_schedule(
+        &self,
+        call: Call,
+        name: String,
+    ) -> impl Future<Output = Result<Accepted, ApiError>> + Send;
+    /// Reads a schedule with its last slots, those that did not fire included
+    fn get_schedule(
+        &self,
+        call: Call,
+        name: String,
+    ) -> impl Future<Output = Result<Schedule, ApiError>> + Send;
+    /// Stops a schedule from firing until it is resumed
+    fn pause_schedule(
+        &self,
+        call: Call,
+        name: String,
+    ) -> impl Future<Output = Result<Schedule, ApiError>> + Send;
+    /// Tells the next slots of a schedule
+    fn preview_schedule(
+        &self,
+        call: Call,
+        name: String,
+        query: PreviewScheduleQuery,
+    ) -> impl Future<Output = Result<SchedulePreview, ApiError>> + Send;
+    /// Lets a schedule fire again, from now on
+    fn resume_schedule(
+        &self,
+        call: Call,
+        name: String,
+    ) -> impl Future<Output = Result<Schedule, ApiError>> + Send;
+    /// Starts now what the schedule starts
+    fn trigger_schedule(
+        &self,
+        call: Call,
+        name: String,
+    ) -> impl Future<Output = Result<ScheduleTriggered, ApiError>> + Send;
     /// Answers ok while the database answers
     fn get_health(&self, call: Call) -> impl Future<Output = Result<Health, ApiError>> + Send;
 }
@@ -158,6 +223,8 @@ enum Tag {
     Ops,
     #[oai(rename = "runs")]
     Runs,
+    #[oai(rename = "schedules")]
+    Schedules,
     #[oai(rename = "health")]
     Health,
 }
@@ -247,6 +314,62 @@ enum GetRunViewSuccess {
     /// Reads everything about a run, with the reason why it is where it is.
     #[oai(status = 200)]
     Ok(Json<RunView>),
+}
+
+#[derive(ApiResponse)]
+enum ListSchedulesSuccess {
+    /// Lists schedules, newest first.
+    #[oai(status = 200)]
+    Ok(Json<ScheduleList>),
+}
+
+#[derive(ApiResponse)]
+enum CreateScheduleSuccess {
+    /// Stores a schedule, which fires from now on.
+    #[oai(status = 201)]
+    Ok(Json<Schedule>),
+}
+
+#[derive(ApiResponse)]
+enum DeleteScheduleSuccess {
+    /// Deletes a schedule.
+    #[oai(status = 200)]
+    Ok(Json<Accepted>),
+}
+
+#[derive(ApiResponse)]
+enum GetScheduleSuccess {
+    /// Reads a schedule with its last slots, those that did not fire included.
+    #[oai(status = 200)]
+    Ok(Json<Schedule>),
+}
+
+#[derive(ApiResponse)]
+enum PauseScheduleSuccess {
+    /// Stops a schedule from firing until it is resumed.
+    #[oai(status = 200)]
+    Ok(Json<Schedule>),
+}
+
+#[derive(ApiResponse)]
+enum PreviewScheduleSuccess {
+    /// Tells the next slots of a schedule.
+    #[oai(status = 200)]
+    Ok(Json<SchedulePreview>),
+}
+
+#[derive(ApiResponse)]
+enum ResumeScheduleSuccess {
+    /// Lets a schedule fire again, from now on.
+    #[oai(status = 200)]
+    Ok(Json<Schedule>),
+}
+
+#[derive(ApiResponse)]
+enum TriggerScheduleSuccess {
+    /// Starts now what the schedule starts.
+    #[oai(status = 202)]
+    Ok(Json<ScheduleTriggered>),
 }
 
 #[derive(ApiResponse)]
@@ -603,6 +726,189 @@ impl<S: Service> Routes<S> {
             .get_run_view(Call::of(request), wid.0)
             .await
             .map(|answer| GetRunViewSuccess::Ok(Json(answer)))
+    }
+
+    /// Lists schedules, newest first
+    #[oai(
+        path = "/api/schedules",
+        method = "get",
+        operation_id = "listSchedules",
+        tag = "Tag::Schedules"
+    )]
+    async fn list_schedules(
+        &self,
+        request: &Request,
+        /// At most so many.
+        #[oai(
+            name = "limit",
+            validator(minimum(value = "1"), maximum(value = "200"))
+        )]
+        limit: Query<Option<i64>>,
+        /// Where the previous page ended.
+        #[oai(
+            name = "cursor",
+            validator(max_length = 720, pattern = "^[0-9]{1,15}\\.[A-Za-z0-9_-]{0,700}$")
+        )]
+        cursor: Query<Option<String>>,
+    ) -> Result<ListSchedulesSuccess, ApiError> {
+        self.0
+            .list_schedules(
+                Call::of(request),
+                ListSchedulesQuery {
+                    limit: limit.0,
+                    cursor: cursor.0,
+                },
+            )
+            .await
+            .map(|answer| ListSchedulesSuccess::Ok(Json(answer)))
+    }
+
+    /// Stores a schedule, which fires from now on
+    #[oai(
+        path = "/api/schedules",
+        method = "post",
+        operation_id = "createSchedule",
+        tag = "Tag::Schedules"
+    )]
+    async fn create_schedule(
+        &self,
+        request: &Request,
+        body: Json<NewSchedule>,
+    ) -> Result<CreateScheduleSuccess, ApiError> {
+        self.0
+            .create_schedule(Call::of(request), body.0)
+            .await
+            .map(|answer| CreateScheduleSuccess::Ok(Json(answer)))
+    }
+
+    /// Deletes a schedule
+    #[oai(
+        path = "/api/schedules/:name",
+        method = "delete",
+        operation_id = "deleteSchedule",
+        tag = "Tag::Schedules"
+    )]
+    async fn delete_schedule(
+        &self,
+        request: &Request,
+        /// The schedule's name.
+        #[oai(name = "name", validator(min_length = 1, max_length = 100))]
+        name: Path<String>,
+    ) -> Result<DeleteScheduleSuccess, ApiError> {
+        self.0
+            .delete_schedule(Call::of(request), name.0)
+            .await
+            .map(|answer| DeleteScheduleSuccess::Ok(Json(answer)))
+    }
+
+    /// Reads a schedule with its last slots, those that did not fire included
+    #[oai(
+        path = "/api/schedules/:name",
+        method = "get",
+        operation_id = "getSchedule",
+        tag = "Tag::Schedules"
+    )]
+    async fn get_schedule(
+        &self,
+        request: &Request,
+        /// The schedule's name.
+        #[oai(name = "name", validator(min_length = 1, max_length = 100))]
+        name: Path<String>,
+    ) -> Result<GetScheduleSuccess, ApiError> {
+        self.0
+            .get_schedule(Call::of(request), name.0)
+            .await
+            .map(|answer| GetScheduleSuccess::Ok(Json(answer)))
+    }
+
+    /// Stops a schedule from firing until it is resumed
+    #[oai(
+        path = "/api/schedules/:name/pause",
+        method = "post",
+        operation_id = "pauseSchedule",
+        tag = "Tag::Schedules"
+    )]
+    async fn pause_schedule(
+        &self,
+        request: &Request,
+        /// The schedule's name.
+        #[oai(name = "name", validator(min_length = 1, max_length = 100))]
+        name: Path<String>,
+    ) -> Result<PauseScheduleSuccess, ApiError> {
+        self.0
+            .pause_schedule(Call::of(request), name.0)
+            .await
+            .map(|answer| PauseScheduleSuccess::Ok(Json(answer)))
+    }
+
+    /// Tells the next slots of a schedule
+    #[oai(
+        path = "/api/schedules/:name/preview",
+        method = "get",
+        operation_id = "previewSchedule",
+        tag = "Tag::Schedules"
+    )]
+    async fn preview_schedule(
+        &self,
+        request: &Request,
+        /// The schedule's name.
+        #[oai(name = "name", validator(min_length = 1, max_length = 100))]
+        name: Path<String>,
+        /// How many; 10 by default.
+        #[oai(
+            name = "count",
+            validator(minimum(value = "1"), maximum(value = "100"))
+        )]
+        count: Query<Option<i64>>,
+    ) -> Result<PreviewScheduleSuccess, ApiError> {
+        self.0
+            .preview_schedule(
+                Call::of(request),
+                name.0,
+                PreviewScheduleQuery { count: count.0 },
+            )
+            .await
+            .map(|answer| PreviewScheduleSuccess::Ok(Json(answer)))
+    }
+
+    /// Lets a schedule fire again, from now on
+    #[oai(
+        path = "/api/schedules/:name/resume",
+        method = "post",
+        operation_id = "resumeSchedule",
+        tag = "Tag::Schedules"
+    )]
+    async fn resume_schedule(
+        &self,
+        request: &Request,
+        /// The schedule's name.
+        #[oai(name = "name", validator(min_length = 1, max_length = 100))]
+        name: Path<String>,
+    ) -> Result<ResumeScheduleSuccess, ApiError> {
+        self.0
+            .resume_schedule(Call::of(request), name.0)
+            .await
+            .map(|answer| ResumeScheduleSuccess::Ok(Json(answer)))
+    }
+
+    /// Starts now what the schedule starts
+    #[oai(
+        path = "/api/schedules/:name/trigger",
+        method = "post",
+        operation_id = "triggerSchedule",
+        tag = "Tag::Schedules"
+    )]
+    async fn trigger_schedule(
+        &self,
+        request: &Request,
+        /// The schedule's name.
+        #[oai(name = "name", validator(min_length = 1, max_length = 100))]
+        name: Path<String>,
+    ) -> Result<TriggerScheduleSuccess, ApiError> {
+        self.0
+            .trigger_schedule(Call::of(request), name.0)
+            .await
+            .map(|answer| TriggerScheduleSuccess::Ok(Json(answer)))
     }
 
     /// Answers ok while the database answers
