@@ -145,7 +145,7 @@ impl Workflow for Parent {
                     &n,
                     ChildOptions {
                         queue: CHILDREN.into(),
-                        id: None,
+                        ..ChildOptions::default()
                     },
                 )
                 .await?,

@@ -11,7 +11,7 @@ use harness::*;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const MISE_PACKAGE: &str = r#"{"name": "stepwell-mise-test", "private": true, "dependencies": {"@jdxcode/mise": "2026.9.15"}}"#;
-const TASKS: [&str; 10] = [
+const TASKS: [&str; 14] = [
     "build",
     "db:down",
     "db:reset",
@@ -22,6 +22,10 @@ const TASKS: [&str; 10] = [
     "start:api-shim",
     "start:worker",
     "test",
+    "test:e2e:file",
+    "test:integration:mock:file",
+    "wf:time:scheduler",
+    "wf:time:sleep",
 ];
 
 /// The scripts a person calls; the others are sourced.
@@ -86,6 +90,22 @@ fn every_script_explains_itself() {
             text.contains("usage: ") && text.contains(&name),
             "{}: {text}",
             script.display()
+        );
+    }
+}
+
+#[test]
+fn an_unknown_test_file_is_an_error_that_lists_what_exists() {
+    for name in ["test/e2e/no-such.test.ts", "../Cargo.toml", ""] {
+        let output = std::process::Command::new(Path::new(ROOT).join("scripts/test-file.sh"))
+            .arg(name)
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(64), "{name}: {text}");
+        assert!(
+            text.contains("time-durability") && text.contains("golden-flow"),
+            "{name}: {text}"
         );
     }
 }

@@ -2,6 +2,7 @@
 
 mod cancellations;
 mod outputs;
+mod schedules;
 
 use sea_orm_migration::{
     MigrationName, MigrationTrait, MigratorTrait, SchemaManager,
@@ -23,6 +24,7 @@ impl MigratorTrait for Migrator {
             Box::new(Initial),
             Box::new(outputs::Outputs),
             Box::new(cancellations::Cancellations),
+            Box::new(schedules::Schedules),
         ]
     }
 }
@@ -49,7 +51,10 @@ pub(crate) async fn drop(tx: &DatabaseTransaction) -> Result<(), DbErr> {
         return Ok(());
     }
     drop_views(tx).await?;
-    let tables = TABLES.iter().chain(outputs::TABLES);
+    let tables = TABLES
+        .iter()
+        .chain(outputs::TABLES)
+        .chain(schedules::TABLES);
     let tables = tables.map(|(name, _)| *name);
     for table in tables.chain([cancellations::TABLE, LEDGER]) {
         tx.execute_unprepared(&format!("DROP TABLE IF EXISTS {table}"))
@@ -86,9 +91,9 @@ pub(crate) async fn create_views(tx: &DatabaseTransaction) -> Result<(), DbErr> 
     Ok(())
 }
 
-/// Deletes what the engine noted about workflows that are gone, in a transaction that [`up`] has prepared.
+/// Deletes what the engine noted about workflows and schedules that are gone, in a transaction that [`up`] has prepared.
 pub(crate) async fn forget_workflows(tx: &DatabaseTransaction) -> Result<(), DbErr> {
-    for table in ["claims", "waits", cancellations::TABLE] {
+    for table in ["claims", "waits", "schedules", "schedule_slots", cancellations::TABLE] {
         tx.execute_unprepared(&format!("DELETE FROM {table}"))
             .await?;
     }

@@ -12,6 +12,7 @@ mod json_check;
 mod listener;
 mod ops;
 mod runs;
+mod schedules;
 mod service;
 mod stream;
 mod tick;

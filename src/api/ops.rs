@@ -159,7 +159,7 @@ fn step(step: StepSummary) -> models::WorkflowStep {
     }
 }
 
-fn status_on_wire(status: WorkflowStatus) -> models::WorkflowStatus {
+pub(super) fn status_on_wire(status: WorkflowStatus) -> models::WorkflowStatus {
     match status {
         WorkflowStatus::Enqueued => models::WorkflowStatus::Enqueued,
         WorkflowStatus::Delayed => models::WorkflowStatus::Delayed,

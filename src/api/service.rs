@@ -3,7 +3,7 @@
 // Everything that the document names.
 use openapi::*;
 
-use super::{artifacts, health, intents, ops, runs, stream, tick, utility};
+use super::{artifacts, health, intents, ops, runs, schedules, stream, tick, utility};
 use crate::{intent::Product, store::Database};
 
 /// The implementation of every operation.
@@ -108,6 +108,55 @@ impl Service for ApiService {
 
     async fn get_artifact(&self, call: Call, id: String) -> Result<Content, ApiError> {
         artifacts::get(self, &call, &id).await
+    }
+
+    async fn create_schedule(
+        &self,
+        _: Call,
+        body: models::NewSchedule,
+    ) -> Result<models::Schedule, ApiError> {
+        schedules::create(self, body).await
+    }
+
+    async fn list_schedules(
+        &self,
+        _: Call,
+        query: ListSchedulesQuery,
+    ) -> Result<models::ScheduleList, ApiError> {
+        schedules::list(self, query).await
+    }
+
+    async fn get_schedule(&self, _: Call, name: String) -> Result<models::Schedule, ApiError> {
+        schedules::get(self, &name).await
+    }
+
+    async fn delete_schedule(&self, _: Call, name: String) -> Result<models::Accepted, ApiError> {
+        schedules::delete(self, &name).await
+    }
+
+    async fn pause_schedule(&self, _: Call, name: String) -> Result<models::Schedule, ApiError> {
+        schedules::pause(self, &name).await
+    }
+
+    async fn resume_schedule(&self, _: Call, name: String) -> Result<models::Schedule, ApiError> {
+        schedules::resume(self, &name).await
+    }
+
+    async fn trigger_schedule(
+        &self,
+        _: Call,
+        name: String,
+    ) -> Result<models::ScheduleTriggered, ApiError> {
+        schedules::trigger(self, &name).await
+    }
+
+    async fn preview_schedule(
+        &self,
+        _: Call,
+        name: String,
+        query: PreviewScheduleQuery,
+    ) -> Result<models::SchedulePreview, ApiError> {
+        schedules::preview(self, &name, query).await
     }
 
     async fn list_workflows(

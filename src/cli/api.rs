@@ -57,6 +57,15 @@ impl Api {
         document(self.call(Method::POST, path, Some(body), &[]).await?).await
     }
 
+    /// Posts without a body.
+    pub(super) async fn tell(&self, path: &str) -> Result<Value, CliError> {
+        document(self.call(Method::POST, path, None, &[]).await?).await
+    }
+
+    pub(super) async fn delete(&self, path: &str) -> Result<Value, CliError> {
+        document(self.call(Method::DELETE, path, None, &[]).await?).await
+    }
+
     /// Asks with headers, and leaves the body to be read as it comes.
     pub(super) async fn open(
         &self,

@@ -10,6 +10,7 @@ mod migrate;
 mod run;
 mod runs;
 mod sandbox_shim;
+mod schedule;
 mod serve;
 mod service;
 mod session;
@@ -64,6 +65,8 @@ enum Command {
     Approve(runs::ApproveArguments),
     /// List and fetch what runs have left.
     Artifacts(artifacts::Arguments),
+    /// Start runs by themselves: create, list, show, pause, resume, trigger, delete and preview schedules.
+    Schedule(schedule::Arguments),
     /// Bring the database's schema up to date, or rebuild half of it.
     Migrate(migrate::Arguments),
     /// Ask whether every invariant holds on the database in use, and explain each finding with its SQL. Changes nothing.
@@ -183,6 +186,7 @@ async fn dispatch(config: &Config, command: &Command) -> Result<ExitCode, CliErr
         Command::Logs(arguments) => runs::logs(config, arguments).await?,
         Command::Approve(arguments) => runs::approve(config, arguments).await?,
         Command::Artifacts(arguments) => artifacts::run(config, arguments).await?,
+        Command::Schedule(arguments) => schedule::run(config, arguments).await?,
         Command::Migrate(arguments) => migrate::run(config, arguments).await?,
         Command::Bench(arguments) => bench::run(config, arguments).await?,
         // Done before anything was read.

@@ -255,7 +255,7 @@ fn name_inside(typed: &str) -> String {
 }
 
 /// `words` as a line that the shell reads back as these words.
-fn quoted(words: &[String]) -> String {
+pub(super) fn quoted(words: &[String]) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_-./:=@%+,".contains(c);
     let quote = |word: &String| {
         if !word.is_empty() && word.chars().all(plain) {

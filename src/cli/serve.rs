@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use super::{
     CliError, say,
     service::{Servers, Signals, bind},
-    session::{launch, one_shot},
+    session::{firing, launch, one_shot},
 };
 use crate::{
     api::{self, Admin, ApiService, Ticks},
@@ -21,7 +21,7 @@ pub(super) async fn run(config: &Config) -> Result<(), CliError> {
     engine::migrate(&db).await?;
     let listener = bind(config, config.port, "the API").await?;
     let admin_listener = bind(config, config.admin_port, "health").await?;
-    let (engine, sandboxes) = launch(config, &db, config.engine()).await?;
+    let (engine, sandboxes) = launch(config, &db, firing(config.engine())).await?;
     let sandbox = sandboxes.name;
     let product = Product::new(engine.client().clone(), config);
     let ticks = Ticks::new(

@@ -6,7 +6,7 @@ use super::{CliError, api::Api};
 use crate::{
     api::{ApiService, app},
     config::{Access, Config, SandboxMode},
-    engine::{self, Client, Engine, EngineOptions},
+    engine::{self, Client, Engine, EngineOptions, Firing},
     intent::{self, OneShot, Product, Sandboxes},
     sandbox::{self, Local, Mock, Sandbox},
     store::Database,
@@ -81,6 +81,14 @@ impl Session {
     }
 }
 
+/// The same options for a process that fires schedules.
+pub(super) fn firing(options: EngineOptions) -> EngineOptions {
+    EngineOptions {
+        schedules: Firing::On(intent::built_in_schedules()),
+        ..options
+    }
+}
+
 /// The sandboxes of this process.
 #[derive(Clone)]
 pub(super) struct Available {
@@ -109,6 +117,11 @@ pub(super) fn one_shot(
     options: EngineOptions,
     available: Available,
 ) -> OneShot {
+    let options = EngineOptions {
+        // Those that are there; the tick of the program itself is for processes that stay.
+        schedules: Firing::On(Vec::new()),
+        ..options
+    };
     OneShot::new(db.clone(), config.clone(), options, available.sandboxes)
 }
 

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::{
     CliError, EX_TEMPORARY, say,
     service::{Servers, Signals, bind},
-    session::{available, launch, one_shot},
+    session::{available, firing, launch, one_shot},
 };
 use crate::{
     api::{ADMIN_CONNECTIONS, Admin},
@@ -66,7 +66,7 @@ async fn stay(config: &Config, options: EngineOptions) -> Result<(), CliError> {
     engine::migrate(&db).await?;
     let listener = bind(config, config.admin_port, "health").await?;
     let queues: Vec<String> = options.queues.iter().map(|q| q.name.clone()).collect();
-    let (engine, sandboxes) = launch(config, &db, options).await?;
+    let (engine, sandboxes) = launch(config, &db, firing(options)).await?;
     let mut servers = Servers::new(config.shutdown_grace);
     let admin = Admin::new(
         db.clone(),

@@ -1,6 +1,6 @@
 //! Owns child workflows: starting them in the parent's checkpoint, and awaiting them without holding anything.
 
-use std::{collections::HashMap, future::Future, marker::PhantomData};
+use std::{collections::HashMap, future::Future, marker::PhantomData, time::Duration};
 
 use serde::de::DeserializeOwned;
 
@@ -13,6 +13,7 @@ use super::{
 };
 use crate::store::{
     StoreError,
+    app_rows::Row,
     backend::persist,
     cancellations::{self, PutBack},
     checkpoints::Output,
@@ -31,6 +32,10 @@ pub struct ChildOptions {
     pub id: Option<String>,
     /// Its queue.
     pub queue: String,
+    /// How long it may take from its first claim.
+    pub timeout: Option<Duration>,
+    /// Rows of the application that are written with the start, if and only if it is.
+    pub rows: Vec<Row>,
 }
 
 /// A child that was started.
@@ -84,9 +89,12 @@ impl Context {
                 priority: self.priority(),
                 deduplication_id: None,
                 application_version: self.app_version.clone(),
-                timeout_ms: None,
+                timeout_ms: options
+                    .timeout
+                    .map(|d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX)),
                 delay_ms: None,
                 parent_workflow_id: Some(self.workflow_id().to_owned()),
+                schedule_name: None,
             };
             let output = Output {
                 child_workflow_id: Some(id.clone()),
@@ -94,6 +102,7 @@ impl Context {
             };
             self.with_outbox(|outbox| {
                 outbox.children.push(child);
+                outbox.rows.extend(options.rows);
                 outbox.outputs.push(output);
             });
             Ok(Child {

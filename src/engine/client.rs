@@ -107,6 +107,16 @@ impl Client {
         Ok(workflow.id)
     }
 
+    /// The version that what is started here carries.
+    pub(super) fn app_version(&self) -> &str {
+        &self.app_version
+    }
+
+    /// Says that a schedule was created or changed, after the commit that did it.
+    pub(super) fn schedules_changed(&self) {
+        self.signals.schedules_changed(None);
+    }
+
     /// Says that `queue` has got work, after the commit that put it there.
     pub fn queued(&self, queue: &str) {
         self.signals.queued(queue);
@@ -211,5 +221,6 @@ pub(super) fn prepare<W: Workflow>(
         timeout_ms: options.timeout.map(milliseconds),
         delay_ms: options.delay.map(milliseconds),
         parent_workflow_id: None,
+        schedule_name: None,
     })
 }

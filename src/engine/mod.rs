@@ -16,6 +16,7 @@ mod once;
 mod pace;
 pub mod points;
 mod reconciler;
+pub mod schedule;
 mod signals;
 mod vitals;
 mod waiting;
@@ -38,6 +39,7 @@ pub use workflow::Workflow;
 use crate::store::{
     Database, StoreError,
     queue_limits::QueueSettings,
+    schedules::NewSchedule,
     workflows::{INTERNAL_QUEUE, NewWorkflow},
 };
 
@@ -65,6 +67,18 @@ pub struct EngineOptions {
     pub hostname: String,
     /// Where to listen, if not on the database's own URL: a pooler breaks `LISTEN`.
     pub listen_url: Option<String>,
+    /// Whether this process fires schedules, and which ones it brings along.
+    pub schedules: Firing,
+}
+
+/// Whether a process fires schedules.
+#[derive(Debug, Clone, Default)]
+pub enum Firing {
+    /// It leaves them to others.
+    #[default]
+    Off,
+    /// It does, and stores these of its own when they are not there.
+    On(Vec<NewSchedule>),
 }
 
 impl Default for EngineOptions {
@@ -79,6 +93,7 @@ impl Default for EngineOptions {
             grace: Duration::from_secs(5),
             hostname: "local".into(),
             listen_url: None,
+            schedules: Firing::Off,
         }
     }
 }
@@ -137,6 +152,16 @@ impl EngineBuilder {
             listen_url,
         ));
         let vitals = worker.vitals.clone();
+        let scheduler = schedule::scheduler::Scheduler::of(
+            &worker.db,
+            &worker.options,
+            &worker.registry,
+            &worker.signals,
+            &worker.clock,
+        );
+        if let Some(scheduler) = scheduler {
+            helpers.spawn(scheduler.run(vitals.phases()));
+        }
         Engine {
             client,
             vitals,
@@ -161,12 +186,13 @@ impl EngineBuilder {
         );
         let mut helpers = JoinSet::new();
         helpers.spawn(signals::tell_others(self.db.clone(), Arc::clone(&signals)));
+        let clock = Arc::<clock::Clock>::default();
         let worker = worker::Worker {
             db: self.db,
             options: self.options,
             registry: self.registry,
             signals,
-            clock: Arc::default(),
+            clock,
             committer,
             committers,
             pace: Arc::new(pace),

@@ -1,7 +1,7 @@
 //! Owns the one-shot worker: a process that comes, does what is due, and goes. It looks first, in one statement; only where there is something
 //! to do does it register. It claims until a part of its time is used, hands executions back at their next boundary, and cuts what is left.
 
-use std::{future::Future, pin::pin, time::Duration};
+use std::{future::Future, pin::pin, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
@@ -10,6 +10,7 @@ use super::{
     driver::Ended,
     migrate,
     pace::Pace,
+    schedule::scheduler::Scheduler,
     worker::{Incarnation, Worker},
 };
 use crate::store::{
@@ -125,6 +126,11 @@ impl Tally {
     }
 }
 
+/// The earlier of two times that may not be known.
+fn earlier(one: Option<i64>, other: Option<i64>) -> Option<i64> {
+    one.into_iter().chain(other).min()
+}
+
 /// Why an invocation stopped to claim.
 enum Over {
     /// Nothing is due, or another process declared this one dead.
@@ -146,6 +152,7 @@ impl EngineBuilder {
         budget: Budget,
         stop: impl Future<Output = ()>,
     ) -> Result<Summary, EngineError> {
+        let next_slot = self.fire_due().await?;
         let look = match self.look().await {
             // Tables that are not there yet: the first invocation makes them.
             Err(StoreError::Database(_)) => {
@@ -156,7 +163,7 @@ impl EngineBuilder {
         };
         if !look.is_due() && !self.finds_waits(&look, &budget).await? {
             let left = Left {
-                next_wake_at: look.next_wake_at(),
+                next_wake_at: earlier(look.next_wake_at(), next_slot),
                 ..Left::default()
             };
             return Ok(Summary {
@@ -179,7 +186,28 @@ impl EngineBuilder {
         let tally = worker.once(&budget, stop).await;
         helpers.shutdown().await;
         let left = one_shot::left(&db.read(), &claimer, &queues, expiry_ms).await?;
+        let left = Left {
+            next_wake_at: earlier(left.next_wake_at, next_slot),
+            ..left
+        };
         Ok(Summary::of(tally?, left))
+    }
+
+    /// Fires the slots of schedules that are due; answers when the next one is.
+    async fn fire_due(&self) -> Result<Option<i64>, EngineError> {
+        let (signals, clock) = (Arc::default(), Arc::default());
+        let scheduler = Scheduler::of(&self.db, &self.options, &self.registry, &signals, &clock);
+        let Some(scheduler) = scheduler else {
+            return Ok(None);
+        };
+        match scheduler.fire_due().await {
+            // Tables that are not there yet: the first invocation makes them.
+            Err(StoreError::Database(_)) => {
+                migrate(&self.db).await?;
+                Ok(scheduler.fire_due().await?)
+            }
+            fired => Ok(fired?),
+        }
     }
 
     /// As this process would claim, whatever its id. Rows without a version count as its own: who claims knows better.

@@ -34,10 +34,14 @@ pub enum Point {
     AfterCompletion,
     /// After the waits were looked at.
     AfterLook,
+    /// Before slots of a schedule are committed; the step is the schedule's name.
+    BeforeFire,
+    /// After it.
+    AfterFire,
 }
 
 /// Every point, with the name that the environment uses.
-pub const POINTS: [(Point, &str); 13] = [
+pub const POINTS: [(Point, &str); 15] = [
     (Point::BeforeClaim, "before-claim"),
     (Point::AfterClaim, "after-claim"),
     (Point::BeforeStep, "before-step"),
@@ -51,6 +55,8 @@ pub const POINTS: [(Point, &str); 13] = [
     (Point::BeforeCompletion, "before-completion"),
     (Point::AfterCompletion, "after-completion"),
     (Point::AfterLook, "after-look"),
+    (Point::BeforeFire, "before-fire"),
+    (Point::AfterFire, "after-fire"),
 ];
 
 /// Where to die: at a point, when a step of this name is in the checkpoint if one is given.

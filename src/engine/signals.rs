@@ -11,7 +11,7 @@ use std::{
 };
 
 use sea_orm::{ConnectionTrait, sqlx};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::store::{Database, backend::statement, waits};
 
@@ -60,6 +60,8 @@ pub(super) struct Signals {
     there: Notify,
     /// Whether another process lives.
     others: AtomicBool,
+    /// When a schedule was last created, paused or resumed, as far as this process knows.
+    schedules: watch::Sender<i64>,
 }
 
 impl Signals {
@@ -94,6 +96,23 @@ impl Signals {
     pub(super) fn cancelled(&self) {
         self.hint(|hints| hints.cancelled = true);
         self.tell(CANCELLED);
+    }
+
+    /// Schedules were changed by this process, or by any at `at`, epoch milliseconds.
+    pub(super) fn schedules_changed(&self, at: Option<i64>) {
+        self.schedules.send_if_modified(|known| match at {
+            Some(at) if at <= *known => false,
+            Some(at) => {
+                *known = at;
+                true
+            }
+            None => true,
+        });
+    }
+
+    /// Changes of schedules from now on.
+    pub(super) fn schedules(&self) -> watch::Receiver<i64> {
+        self.schedules.subscribe()
     }
 
     /// Wakes the loop of this process: there is more of what was put back.

@@ -236,6 +236,8 @@ impl Worker {
         life.last_pulse = Some(Instant::now());
         self.clock.set(pulse.now);
         self.signals.others_live(pulse.executors > 1);
+        self.signals
+            .schedules_changed(pulse.schedules_changed_at.or(Some(0)));
         if pulse.expired > 0
             || life.last_sweep.elapsed() >= Duration::from_millis(expiry.unsigned_abs())
         {

@@ -21,6 +21,12 @@ pub(super) fn artifact_prefix(run: &str) -> String {
     format!("artifact://run/{run}/")
 }
 
+/// The id of the intent, and of its run, that the workflow of a schedule's slot starts.
+pub(super) fn scheduled_intent(workflow: &str) -> String {
+    let hash = crate::canonical::sha256_hex(workflow.as_bytes());
+    format!("it_{}", hash.get(..16).unwrap_or(&hash))
+}
+
 /// The id of an artifact on the wire.
 pub(super) fn artifact_uri(run: &str, step: &str, task: &str, name: &str) -> String {
     format!("{}step/{step}/task/{task}/{name}", artifact_prefix(run))

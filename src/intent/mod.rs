@@ -13,11 +13,14 @@ mod projector;
 mod read;
 mod rows;
 mod run_workflow;
+mod scheduled_run;
+mod schedules;
 mod start;
 mod stream;
 mod task_artifacts;
 mod task_output;
 mod task_workflow;
+mod tick;
 mod trace;
 mod utility;
 
@@ -33,6 +36,10 @@ pub use ops::{
 };
 pub use projector::project_drift;
 pub use read::{RunHeader, RunPage, RunQuery, RunStep, RunTask, RunView};
+pub use scheduled_run::Template;
+pub use schedules::{
+    NewSchedule, Outcome, PreviewedSlot, Schedule, SchedulePage, ScheduleSlot, built_in_schedules,
+};
 pub use start::{AskedWorkload, Intent, NewIntent, StartRun, Workload};
 pub use stream::{Happening, Position, RunStream};
 pub use trace::Trace;
@@ -49,6 +56,9 @@ use crate::{
 pub const RUN_QUEUE: &str = "intentQ";
 /// The queue of tasks.
 pub const TASK_QUEUE: &str = "sbxQ";
+
+/// The queue of what schedules start.
+const SCHEDULE_QUEUE: &str = "controlQ";
 
 /// What the product does for its callers.
 #[derive(Debug, Clone)]
@@ -90,6 +100,8 @@ pub fn register(
     let run = run_workflow::RunWorkflow::new(db.clone(), config);
     builder
         .register(run)?
+        .register(scheduled_run::ScheduledRun::new(db.clone(), config))?
+        .register(tick::Tick)?
         .register(task_workflow::TaskWorkflow::new(
             db.clone(),
             sandboxes,

@@ -18,6 +18,12 @@ pub(super) const RUNS: TableShape = TableShape {
     bytes: &[],
     json: &[],
 };
+const INTENTS: TableShape = TableShape {
+    name: "intents",
+    key: &["id"],
+    bytes: &[],
+    json: &[],
+};
 const RUN_STEPS: TableShape = TableShape {
     name: "run_steps",
     key: &["run_id", "step_id", "attempt"],
@@ -73,6 +79,16 @@ fn row(table: &'static TableShape, change: RowChange, values: Value) -> Row {
         values,
         body: false,
     }
+}
+
+/// A new intent, by its columns.
+pub(super) fn intent(columns: Value) -> Row {
+    row(&INTENTS, RowChange::Insert, columns)
+}
+
+/// A new run, by its columns.
+pub(super) fn run(columns: Value) -> Row {
+    row(&RUNS, RowChange::Insert, columns)
 }
 
 /// Changes `columns` of a run.

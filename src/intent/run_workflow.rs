@@ -291,6 +291,7 @@ impl RunWorkflow {
                         ChildOptions {
                             id: Some(key),
                             queue: TASK_QUEUE.into(),
+                            ..ChildOptions::default()
                         },
                     )
                     .await?,

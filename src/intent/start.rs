@@ -1,5 +1,7 @@
 //! Owns the start: intents, and runs of them under a recipe's policy. The same start again starts nothing; another one is a conflict.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -13,7 +15,7 @@ use crate::{
     engine::{StartOptions, Workflow},
     planner::{InputContent, JobInputs, PlannerKind},
     store::{
-        StoreError,
+        Database, StoreError,
         backend::{retrying, statement},
         dialect::dialect,
         entity::{intents, recipes, runs},
@@ -71,7 +73,7 @@ pub struct Workload {
 }
 
 /// What a run asks to use; what it does not say is the recipe's cap.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AskedWorkload {
     /// Tasks in flight at once.
@@ -86,7 +88,7 @@ pub struct AskedWorkload {
 }
 
 /// A request to execute an intent.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct StartRun {
     /// Which intent.
@@ -202,67 +204,26 @@ impl Product {
         traceparent: Option<&str>,
     ) -> Result<RunHeader, IntentError> {
         let intent = self.intent(&request.intent_id).await?;
-        let recipe = self.checked_recipe(&request).await?;
-        let workload = checked_workload(&request, &recipe)?;
-        let planner = PlannerKind::of_recipe(&recipe.planner);
-        let inputs = JobInputs::parse(&intent.inputs)
-            .map_err(|e| IntentError::invalid("inputs_invalid", e.to_string()))?;
-        if planner == PlannerKind::Static && inputs.command.is_none() {
-            let message = format!(
-                "recipe {} runs inputs.command, and the intent has none",
-                recipe.name
-            );
-            return Err(IntentError::invalid("inputs_invalid", message));
-        }
-        self.check_files(&inputs).await?;
+        let checked =
+            CheckedRun::new(self.db(), self.partition_required, &intent.inputs, &request).await?;
         let sent = json!(request);
         if let Some(run) = run_rows::find(&self.db().read(), &intent.id).await? {
             return self.again(run, &sent);
         }
         self.backlog.take(self.db()).await?;
         let trace = Trace::begin(request.trace_id.as_deref(), traceparent);
-        let input = RunInput::new(&intent, &recipe, workload, &trace);
+        let input = checked.input(&intent, &trace);
         let options = StartOptions {
             id: Some(intent.id.clone()),
             queue: RUN_QUEUE.into(),
             partition_key: request.queue_partition_key.clone(),
             priority: request.priority.unwrap_or(0),
             deduplication_id: request.deduplication_id.clone(),
-            timeout: request
-                .timeout_ms
-                .and_then(|ms| u64::try_from(ms).ok())
-                .map(std::time::Duration::from_millis),
+            timeout: request.timeout(),
             delay: None,
         };
         let workflow = self.client.prepare::<RunWorkflow>(&input, options)?;
-        let now = self.now().await?;
-        let run = runs::Model {
-            id: intent.id.clone(),
-            intent_id: intent.id.clone(),
-            workflow_id: intent.id.clone(),
-            status: RunStatus::Queued,
-            workflow_name: RunWorkflow::NAME.into(),
-            recipe_name: recipe.name,
-            recipe_version: recipe.version,
-            queue_name: RUN_QUEUE.into(),
-            queue_partition_key: request.queue_partition_key.clone(),
-            priority: request.priority.unwrap_or(0),
-            tenant_id: request.tenant_id.clone(),
-            request: canonical_json(&sent),
-            workload: json!(workload).to_string(),
-            last_step: None,
-            next_action: None,
-            error: None,
-            output: None,
-            retry_count: 0,
-            trace_id: trace.trace_id,
-            span_id: trace.span_id,
-            forked_from: None,
-            created_at: now,
-            updated_at: now,
-            started_at: None,
-            ended_at: None,
-        };
+        let run = checked.model(&request, trace, self.now().await?);
         let started = retrying(|| async {
             let tx = self.db().begin().await?;
             if workflows::insert(&tx, std::slice::from_ref(&workflow))
@@ -294,19 +255,6 @@ impl Product {
         }
     }
 
-    /// Artifacts that are handed in must be there.
-    async fn check_files(&self, inputs: &JobInputs) -> Result<(), IntentError> {
-        for (n, file) in inputs.files.iter().enumerate() {
-            if let InputContent::Artifact(id) = &file.content
-                && artifacts::content(self.db(), id).await?.is_none()
-            {
-                let message = format!("inputs.files[{n}].uri: there is no artifact {id}");
-                return Err(IntentError::invalid("inputs_invalid", message));
-            }
-        }
-        Ok(())
-    }
-
     /// The answer to a start of an intent that was started before.
     fn again(&self, run: runs::Model, sent: &Value) -> Result<RunHeader, IntentError> {
         let first: Value = serde_json::from_str(&run.request).unwrap_or_default();
@@ -322,37 +270,6 @@ impl Product {
             ),
             details: drift,
         })
-    }
-
-    /// The recipe of a request, once its queue and partition are legal.
-    async fn checked_recipe(&self, request: &StartRun) -> Result<recipes::Model, IntentError> {
-        let name = request.recipe_name.as_deref().unwrap_or(DEFAULT_RECIPE);
-        let recipe = intent_rows::recipe(&self.db().read(), name, request.recipe_version).await?;
-        let Some(recipe) = recipe else {
-            let version = request
-                .recipe_version
-                .map(|v| format!(" version {v}"))
-                .unwrap_or_default();
-            return Err(IntentError::policy(format!(
-                "there is no recipe {name:?}{version}"
-            )));
-        };
-        let queue = request.queue_name.as_deref().unwrap_or(&recipe.queue_name);
-        if queue != RUN_QUEUE {
-            return Err(IntentError::policy(format!(
-                "runs start on {RUN_QUEUE} only, not on {queue:?}"
-            )));
-        }
-        let blank = request
-            .queue_partition_key
-            .as_deref()
-            .is_none_or(|key| key.trim().is_empty());
-        if blank && (self.partition_required || request.queue_partition_key.is_some()) {
-            return Err(IntentError::policy(
-                "queuePartitionKey is required and must not be blank",
-            ));
-        }
-        Ok(recipe)
     }
 
     /// The database's clock, epoch milliseconds: rows of different processes are compared.
@@ -371,6 +288,129 @@ impl Product {
             .transpose()?
             .unwrap_or(0))
     }
+}
+
+impl StartRun {
+    /// How long the run may take from its first claim.
+    pub(super) fn timeout(&self) -> Option<Duration> {
+        let ms = self.timeout_ms.and_then(|ms| u64::try_from(ms).ok());
+        ms.map(Duration::from_millis)
+    }
+}
+
+/// A request that breaks no policy, with the recipe that holds for it.
+pub(super) struct CheckedRun {
+    recipe: recipes::Model,
+    workload: Workload,
+}
+
+impl CheckedRun {
+    /// Checks a request to execute an intent with `inputs`.
+    pub(super) async fn new(
+        db: &Database,
+        partition_required: bool,
+        inputs: &Map<String, Value>,
+        request: &StartRun,
+    ) -> Result<Self, IntentError> {
+        let recipe = checked_recipe(db, partition_required, request).await?;
+        let workload = checked_workload(request, &recipe)?;
+        let planner = PlannerKind::of_recipe(&recipe.planner);
+        let inputs = JobInputs::parse(inputs)
+            .map_err(|e| IntentError::invalid("inputs_invalid", e.to_string()))?;
+        if planner == PlannerKind::Static && inputs.command.is_none() {
+            let message = format!(
+                "recipe {} runs inputs.command, and the intent has none",
+                recipe.name
+            );
+            return Err(IntentError::invalid("inputs_invalid", message));
+        }
+        check_files(db, &inputs).await?;
+        Ok(Self { recipe, workload })
+    }
+
+    /// What the run's workflow is told.
+    pub(super) fn input(&self, intent: &Intent, trace: &Trace) -> RunInput {
+        RunInput::new(intent, &self.recipe, self.workload, trace)
+    }
+
+    /// The row of the run, queued.
+    pub(super) fn model(self, request: &StartRun, trace: Trace, now: i64) -> runs::Model {
+        runs::Model {
+            id: request.intent_id.clone(),
+            intent_id: request.intent_id.clone(),
+            workflow_id: request.intent_id.clone(),
+            status: RunStatus::Queued,
+            workflow_name: RunWorkflow::NAME.into(),
+            recipe_name: self.recipe.name,
+            recipe_version: self.recipe.version,
+            queue_name: RUN_QUEUE.into(),
+            queue_partition_key: request.queue_partition_key.clone(),
+            priority: request.priority.unwrap_or(0),
+            tenant_id: request.tenant_id.clone(),
+            request: canonical_json(&json!(request)),
+            workload: json!(self.workload).to_string(),
+            last_step: None,
+            next_action: None,
+            error: None,
+            output: None,
+            retry_count: 0,
+            trace_id: trace.trace_id,
+            span_id: trace.span_id,
+            forked_from: None,
+            created_at: now,
+            updated_at: now,
+            started_at: None,
+            ended_at: None,
+        }
+    }
+}
+
+/// The recipe of a request, once its queue and partition are legal.
+async fn checked_recipe(
+    db: &Database,
+    partition_required: bool,
+    request: &StartRun,
+) -> Result<recipes::Model, IntentError> {
+    let name = request.recipe_name.as_deref().unwrap_or(DEFAULT_RECIPE);
+    let recipe = intent_rows::recipe(&db.read(), name, request.recipe_version).await?;
+    let Some(recipe) = recipe else {
+        let version = request
+            .recipe_version
+            .map(|v| format!(" version {v}"))
+            .unwrap_or_default();
+        return Err(IntentError::policy(format!(
+            "there is no recipe {name:?}{version}"
+        )));
+    };
+    let queue = request.queue_name.as_deref().unwrap_or(&recipe.queue_name);
+    if queue != RUN_QUEUE {
+        return Err(IntentError::policy(format!(
+            "runs start on {RUN_QUEUE} only, not on {queue:?}"
+        )));
+    }
+    let blank = request
+        .queue_partition_key
+        .as_deref()
+        .is_none_or(|key| key.trim().is_empty());
+    if blank && (partition_required || request.queue_partition_key.is_some()) {
+        return Err(IntentError::policy(
+            "queuePartitionKey is required and must not be blank",
+        ));
+    }
+    Ok(recipe)
+}
+
+/// Artifacts that are handed in must be there.
+async fn check_files(db: &Database, inputs: &JobInputs) -> Result<(), IntentError> {
+    for (n, file) in inputs.files.iter().enumerate() {
+        if let InputContent::Artifact(id) = &file.content
+            && artifacts::content(db, id).await?.is_none()
+        {
+            let message = format!("inputs.files[{n}].uri: there is no artifact {id}");
+            return Err(IntentError::invalid("inputs_invalid", message));
+        }
+    }
+    Ok(())
 }
 
 /// What a run may use: what it asks for, within the recipe's caps.

@@ -42,6 +42,8 @@ pub struct Pulse {
     pub leader: Option<String>,
     /// Whether somebody else's client has cancelled a workflow of ours lately.
     pub cancelled_elsewhere: bool,
+    /// When a schedule was last created, paused or resumed, epoch milliseconds.
+    pub schedules_changed_at: Option<i64>,
 }
 
 /// Enters this process and its version. A version that starts becomes the newest one.
@@ -113,7 +115,8 @@ pub async fn pulse(
          (SELECT count(*) FROM \"app\".executors WHERE heartbeat_at < {now} - $3 AND id <> $1) AS expired, \
          (SELECT min(heartbeat_at) + $3 FROM \"app\".executors WHERE id <> $1) AS next_expiry, \
          (SELECT min(id) FROM \"app\".executors WHERE heartbeat_at >= {now} - $3) AS leader, \
-         EXISTS (SELECT 1 FROM \"dbos\".workflow_status s WHERE {elsewhere}) AS cancelled_elsewhere",
+         EXISTS (SELECT 1 FROM \"dbos\".workflow_status s WHERE {elsewhere}) AS cancelled_elsewhere, \
+         (SELECT max(updated_at) FROM \"app\".schedules) AS schedules_changed_at",
         queues = sql.is_one_of("queue_name", 2),
         elsewhere = cancellations::cancelled_elsewhere(sql, LOOK_BACK_MS),
     );

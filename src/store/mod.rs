@@ -22,6 +22,7 @@ pub mod planner_calls;
 pub mod queue_limits;
 pub mod run_stream;
 pub mod runs;
+pub mod schedules;
 pub mod status;
 pub mod waits;
 pub mod workflows;

@@ -42,6 +42,8 @@ pub struct NewWorkflow {
     pub delay_ms: Option<i64>,
     /// The workflow that started it.
     pub parent_workflow_id: Option<String>,
+    /// The schedule that started it.
+    pub schedule_name: Option<String>,
 }
 
 /// A workflow as the ops plane shows it.
@@ -157,6 +159,7 @@ pub async fn insert(
             ("timeout_ms", Column::Int),
             ("delay_ms", Column::Int),
             ("parent_workflow_id", Column::Text),
+            ("schedule_name", Column::Text),
             ("creator", Column::Text),
         ],
     );
@@ -177,10 +180,10 @@ pub async fn insert(
     let text = format!(
         "INSERT INTO \"dbos\".workflow_status (workflow_uuid, status, name, queue_name, queue_partition_key, priority, deduplication_id, \
          application_version, application_name, authenticated_roles, workflow_timeout_ms, delay_until_epoch_ms, parent_workflow_id, \
-         creator_xid, serialization, recovery_attempts, was_forked_from, rate_limited, is_debounced, created_at, updated_at) \
+         schedule_name, creator_xid, serialization, recovery_attempts, was_forked_from, rate_limited, is_debounced, created_at, updated_at) \
          SELECT v.id, CASE WHEN v.delay_ms IS NULL THEN 'ENQUEUED' ELSE 'DELAYED' END, v.name, v.queue_name, v.queue_partition_key, \
          v.priority, v.deduplication_id, v.application_version, '{APPLICATION_NAME}', '[]', v.timeout_ms, {now} + v.delay_ms, \
-         v.parent_workflow_id, v.creator, '{SERIALIZATION}', 0, false, false, false, {now}, {now} FROM {rows} WHERE true \
+         v.parent_workflow_id, v.schedule_name, v.creator, '{SERIALIZATION}', 0, false, false, false, {now}, {now} FROM {rows} WHERE true \
          ON CONFLICT DO NOTHING RETURNING workflow_uuid"
     );
     let inserted: Vec<String> = tx

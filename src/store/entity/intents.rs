@@ -1,9 +1,10 @@
 //! Owns the shape of `app.intents`.
 
 use sea_orm::entity::prelude::*;
+use serde::Serialize;
 
 /// An intent: what somebody wants done.
-#[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
+#[derive(Clone, Debug, PartialEq, Serialize, DeriveEntityModel)]
 #[sea_orm(schema_name = "app", table_name = "intents")]
 pub struct Model {
     /// Its id.

@@ -1,11 +1,12 @@
 //! Owns the shape of `app.runs`.
 
 use sea_orm::entity::prelude::*;
+use serde::Serialize;
 
 use crate::store::status::RunStatus;
 
 /// A run: one execution of an intent.
-#[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
+#[derive(Clone, Debug, PartialEq, Serialize, DeriveEntityModel)]
 #[sea_orm(schema_name = "app", table_name = "runs")]
 pub struct Model {
     /// Its id.
