@@ -1,6 +1,7 @@
 //! Owns the `app` half of the schema. A migration that has landed never changes; the next one does.
 
 mod outputs;
+mod queues;
 
 use sea_orm_migration::{
     MigrationName, MigrationTrait, MigratorTrait, SchemaManager,
@@ -18,7 +19,11 @@ pub(crate) struct Migrator;
 
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(Initial), Box::new(outputs::Outputs)]
+        vec![
+            Box::new(Initial),
+            Box::new(outputs::Outputs),
+            Box::new(queues::Queues),
+        ]
     }
 }
 

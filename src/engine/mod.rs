@@ -13,6 +13,7 @@ mod error;
 mod limits;
 pub mod points;
 mod reconciler;
+mod retry;
 mod signals;
 mod waiting;
 mod worker;
@@ -35,6 +36,7 @@ pub use children::{Child, ChildOptions};
 pub use client::{Client, StartOptions};
 pub use context::{Context, StepFailure};
 pub use error::{EngineError, WorkflowError};
+pub use retry::Retry;
 pub use waiting::Receive;
 pub use workflow::Workflow;
 
