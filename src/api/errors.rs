@@ -15,6 +15,9 @@ use crate::{intent::IntentError, store::StoreError};
 /// Seconds after which a caller should try again when the database is away.
 const RETRY_AFTER_S: u64 = 2;
 
+/// Seconds after which a caller should try again when a queue is full.
+const RETRY_FULL_QUEUE_AFTER_S: u64 = 5;
+
 /// The answer to a refusal of the product.
 pub(super) fn of_product(error: IntentError) -> ApiError {
     match error {
@@ -31,6 +34,14 @@ pub(super) fn of_product(error: IntentError) -> ApiError {
             message,
             details,
         } => ApiError::new(StatusCode::CONFLICT, code, message).about(details),
+        error @ IntentError::BacklogFull { .. } => ApiError {
+            retry_after: Some(RETRY_FULL_QUEUE_AFTER_S),
+            ..ApiError::new(
+                StatusCode::TOO_MANY_REQUESTS,
+                "backlog_full",
+                error.to_string(),
+            )
+        },
         IntentError::Store(error) => of_store(&error),
     }
 }

@@ -9,6 +9,7 @@ mod health;
 mod intents;
 mod json_check;
 mod ops;
+mod queues;
 mod runs;
 mod service;
 mod stream;

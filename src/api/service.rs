@@ -5,7 +5,7 @@ use openapi::{
     StreamRunQuery, models,
 };
 
-use super::{artifacts, health, intents, ops, runs, stream};
+use super::{artifacts, health, intents, ops, queues, runs, stream};
 use crate::{intent::Product, store::Database};
 
 /// The implementation of every operation.
@@ -97,6 +97,31 @@ impl Service for ApiService {
 
     async fn get_artifact(&self, call: Call, id: String) -> Result<Content, ApiError> {
         artifacts::get(self, &call, &id).await
+    }
+
+    async fn list_queues(&self, _: Call) -> Result<Vec<models::Queue>, ApiError> {
+        queues::list(self).await
+    }
+
+    async fn get_queue(&self, _: Call, name: String) -> Result<models::Queue, ApiError> {
+        queues::get(self, &name).await
+    }
+
+    async fn change_queue(
+        &self,
+        _: Call,
+        name: String,
+        body: models::QueueChange,
+    ) -> Result<models::Queue, ApiError> {
+        queues::change(self, &name, body).await
+    }
+
+    async fn pause_queue(&self, _: Call, name: String) -> Result<models::Queue, ApiError> {
+        queues::pause(self, &name, true).await
+    }
+
+    async fn resume_queue(&self, _: Call, name: String) -> Result<models::Queue, ApiError> {
+        queues::pause(self, &name, false).await
     }
 
     async fn list_workflows(

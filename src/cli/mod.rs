@@ -5,6 +5,7 @@ mod artifacts;
 mod bench;
 mod follow;
 mod migrate;
+mod queue;
 mod run;
 mod runs;
 mod serve;
@@ -53,6 +54,8 @@ enum Command {
     Approve(runs::ApproveArguments),
     /// List and fetch what runs have left.
     Artifacts(artifacts::Arguments),
+    /// List queues, change their limits, pause and resume them.
+    Queue(queue::Arguments),
     /// Bring the database's schema up to date, or rebuild half of it.
     Migrate(migrate::Arguments),
     /// Measure what the engine does on the database in use.
@@ -155,6 +158,7 @@ async fn dispatch(config: &Config, command: &Command) -> Result<ExitCode, CliErr
         Command::Logs(arguments) => runs::logs(config, arguments).await?,
         Command::Approve(arguments) => runs::approve(config, arguments).await?,
         Command::Artifacts(arguments) => artifacts::run(config, arguments).await?,
+        Command::Queue(arguments) => queue::run(config, arguments).await?,
         Command::Migrate(arguments) => migrate::run(config, arguments).await?,
         Command::Bench(arguments) => bench::run(config, arguments).await?,
         // Printed before anything is read.

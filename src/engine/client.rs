@@ -7,7 +7,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::{
     error::{EngineError, WorkflowError},
     limits,
-    signals::Signals,
+    signals::{self, Signals},
     workflow::{Workflow, encode_input},
 };
 use crate::store::{
@@ -101,6 +101,14 @@ impl Client {
     /// Says that `queue` has got work, after the commit that put it there.
     pub fn queued(&self, queue: &str) {
         self.signals.queued(queue);
+    }
+
+    /// Says that the settings of `queue` were changed: what was held back may start now. Other processes are told even by one that executes
+    /// nothing.
+    pub async fn queue_changed(&self, queue: &str) {
+        self.signals.queued(queue);
+        self.signals.due();
+        signals::tell_now(&self.db, queue).await;
     }
 
     /// Sends a message to a workflow; the same id twice is one message.

@@ -140,22 +140,31 @@ pub(super) async fn tell_others(db: Database, signals: Arc<Signals>) {
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner),
         );
-        if !db.is_sqlite() {
-            let write = db.write();
-            for payload in payloads {
-                let told = write
-                    .execute_raw(statement(
-                        &write,
-                        "SELECT pg_notify($1, $2)",
-                        [CHANNEL.into(), payload.into()],
-                    ))
-                    .await;
-                if let Err(error) = told {
-                    tracing::debug!(%error, "could not notify; the others poll");
-                }
-            }
+        for payload in payloads {
+            notify(&db, &payload).await;
         }
         tokio::time::sleep(NOTIFY_EVERY).await;
+    }
+}
+
+/// Tells other processes now that `queue` may start more, and that suspended workflows may be due.
+pub(super) async fn tell_now(db: &Database, queue: &str) {
+    for payload in [queue, DUE] {
+        notify(db, payload).await;
+    }
+}
+
+async fn notify(db: &Database, payload: &str) {
+    if db.is_sqlite() {
+        return;
+    }
+    let write = db.write();
+    let values = [CHANNEL.into(), payload.into()];
+    let told = write
+        .execute_raw(statement(&write, "SELECT pg_notify($1, $2)", values))
+        .await;
+    if let Err(error) = told {
+        tracing::debug!(%error, "could not notify; the others poll");
     }
 }
 

@@ -31,6 +31,16 @@ pub enum IntentError {
         /// The fields it is about.
         details: Vec<String>,
     },
+    /// As much waits in the queue as may wait there. Later it may be less.
+    #[error(
+        "queue {queue} holds {limit} workflows that wait to start, which is its limit; try again later"
+    )]
+    BacklogFull {
+        /// The queue.
+        queue: String,
+        /// Its limit.
+        limit: i32,
+    },
     /// The database did not do it.
     #[error(transparent)]
     Store(#[from] StoreError),

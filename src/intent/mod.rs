@@ -8,6 +8,7 @@ mod explain;
 mod ids;
 mod ops;
 mod projector;
+mod queues;
 mod read;
 mod rows;
 mod run_workflow;

@@ -17,7 +17,7 @@ use crate::{
         backend::{retrying, statement},
         dialect::dialect,
         entity::{intents, recipes, runs},
-        intents as intent_rows, runs as run_rows,
+        intents as intent_rows, queue_settings, runs as run_rows,
         status::RunStatus,
         workflows,
     },
@@ -126,6 +126,16 @@ pub struct StartRun {
     pub trace_id: Option<String>,
 }
 
+/// What became of a start.
+enum Started {
+    /// It is queued.
+    Now,
+    /// Its id, or its deduplication id, was there.
+    Before,
+    /// The queue holds as much as this, its limit.
+    Full(i32),
+}
+
 impl Product {
     /// Stores an intent and answers its id. The same intent under the same id again is stored already.
     ///
@@ -195,7 +205,7 @@ impl Product {
     ///
     /// # Errors
     /// [`IntentError::NotFound`] without such an intent, [`IntentError::Invalid`] where a policy is broken, [`IntentError::Conflict`] when the
-    /// intent was started with another request, or a live run has the same deduplication id.
+    /// intent was started with another request, or a live run has the same deduplication id, [`IntentError::BacklogFull`].
     pub async fn start_run(
         &self,
         request: StartRun,
@@ -263,21 +273,34 @@ impl Product {
         };
         let started = retrying(|| async {
             let tx = self.db().begin().await?;
+            if let Some(limit) = queue_settings::full_backlog(&tx, RUN_QUEUE).await? {
+                tx.rollback().await?;
+                return Ok(Started::Full(limit));
+            }
             if workflows::insert(&tx, std::slice::from_ref(&workflow))
                 .await?
                 .is_empty()
             {
                 tx.rollback().await?;
-                return Ok(false);
+                return Ok(Started::Before);
             }
             run_rows::insert(&tx, run.clone()).await?;
             tx.commit().await?;
-            Ok(true)
+            Ok(Started::Now)
         })
         .await?;
-        if started {
-            self.client.queued(RUN_QUEUE);
-            return Ok(self.header(run));
+        match started {
+            Started::Now => {
+                self.client.queued(RUN_QUEUE);
+                return Ok(self.header(run));
+            }
+            Started::Full(limit) => {
+                return Err(IntentError::BacklogFull {
+                    queue: RUN_QUEUE.into(),
+                    limit,
+                });
+            }
+            Started::Before => {}
         }
         // Somebody else was faster: with this very intent, or with its deduplication id.
         match run_rows::find(&self.db().read(), &intent.id).await? {

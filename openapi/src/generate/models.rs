@@ -9,7 +9,7 @@ use super::{
 
 pub(super) fn write(document: &Document) -> Result<String, String> {
     let mut text = String::from(
-        "//! Requests and answers.\n\nuse poem_openapi::{Enum, Object};\n\nuse crate::{JsonObject, Text};\n",
+        "//! Requests and answers.\n\nuse poem_openapi::{Enum, Object, types::MaybeUndefined};\n\nuse crate::{JsonObject, Text};\n",
     );
     let requested = document.requested()?;
     for (name, schema) in document.schemas()? {
@@ -79,7 +79,10 @@ fn object(name: &str, schema: &Value, strict: bool) -> Result<String, String> {
         } else {
             kind
         };
-        let kind = if optional || nullable {
+        // In a request, `null` says something else than nothing.
+        let kind = if strict && optional && nullable {
+            format!("MaybeUndefined<{kind}>")
+        } else if optional || nullable {
             format!("Option<{kind}>")
         } else {
             kind
