@@ -69,7 +69,7 @@ fn candidate_columns(woken: bool) -> String {
     )
 }
 
-/// Locks and returns suspended workflows of `queues` that are due, the longest due of each queue first.
+/// Locks and returns suspended workflows of `queues` that are due, the longest due first.
 pub async fn lock_due(
     tx: &impl ConnectionTrait,
     claimer: &Claimer,
@@ -85,7 +85,7 @@ pub async fn lock_due(
         eligible = eligible(claimer),
     );
     let text = format!(
-        "{columns} FROM {due} {input} LIMIT {limit}",
+        "{columns} FROM {due} JOIN \"app\".waits w ON w.workflow_id = s.workflow_uuid {input} ORDER BY w.due_at, w.workflow_id LIMIT {limit}",
         columns = candidate_columns(true),
         due = sql.first_of_each(
             &sql.strings(1, "v"),

@@ -252,15 +252,20 @@ async fn serve(
     rooms: &mut Rooms,
     choice: &mut Choice,
 ) -> Result<(), StoreError> {
-    let round = look_round(tx, queue, choice.turn.after.as_deref(), rooms, want).await?;
+    let mut round = look_round(tx, claimer, queue, &mut choice.turn, rooms, want).await?;
+    let places = round.places();
     // As many rows of each as make a fair share; who has fewer leaves the rest to the next claim, which follows at once.
-    let share = share(want, round.open.len() as u64 + u64::from(round.keyless));
+    let share = share(want, places.len() as u64);
+    let mut by_key: HashMap<Option<String>, Vec<Candidate>> = HashMap::new();
+    round
+        .keyless
+        .truncate(usize::try_from(share).unwrap_or(usize::MAX));
+    by_key.insert(None, round.keyless);
     let keyed: Vec<&str> = round
         .open
         .iter()
         .map(|partition| partition.key.as_str())
         .collect();
-    let mut by_key: HashMap<Option<String>, Vec<Candidate>> = HashMap::new();
     if !keyed.is_empty() {
         for row in lock_heads(tx, claimer, queue, &keyed, share).await? {
             by_key
@@ -269,11 +274,6 @@ async fn serve(
                 .push(row);
         }
     }
-    if round.keyless {
-        let rows = keyless(tx, claimer, queue, share, &mut choice.turn).await?;
-        by_key.insert(None, rows);
-    }
-    let places = round.places();
     let share_of_one = |rows: &Vec<Candidate>| rows.len() as u64 >= share;
     let some_had_more = by_key
         .iter()
@@ -321,8 +321,8 @@ struct Round {
     open: Vec<Partition>,
     /// How many of `open` stand before the place of the workflows without a key.
     before_keyless: usize,
-    /// Whether the workflows without a key are to be looked at, and have room.
-    keyless: bool,
+    /// The workflows without a key that were found, if they have room.
+    keyless: Vec<Candidate>,
     /// The partition at which the look ended for its length.
     cut_off: Option<String>,
 }
@@ -335,7 +335,7 @@ impl Round {
         before
             .iter()
             .map(key)
-            .chain(self.keyless.then_some(None))
+            .chain((!self.keyless.is_empty()).then_some(None))
             .chain(behind.iter().map(key))
             .collect()
     }
@@ -345,24 +345,29 @@ impl Round {
 /// [`PARTITIONS`] are looked at.
 async fn look_round(
     tx: &impl ConnectionTrait,
+    claimer: &Claimer,
     queue: &str,
-    after: Option<&str>,
+    turn: &mut Turn,
     rooms: &Rooms,
     want: u64,
 ) -> Result<Round, StoreError> {
     let full = rooms.full();
+    let after = turn.after.clone();
+    let after = after.as_deref();
     let first = look(tx, queue, (after, None), &full, (want, PARTITIONS)).await?;
     let mut round = Round {
         before_keyless: first.open.len(),
         open: first.open,
         cut_off: first.cut_off,
-        keyless: false,
+        keyless: Vec::new(),
     };
     if !first.ended {
         return Ok(round);
     }
-    round.keyless = (round.open.len() as u64) < want && rooms.of(&None) > 0;
-    let still = want - round.open.len() as u64 - u64::from(round.keyless);
+    if (round.open.len() as u64) < want && rooms.of(&None) > 0 {
+        round.keyless = keyless(tx, claimer, queue, want, turn).await?;
+    }
+    let still = want - round.places().len() as u64;
     let left = PARTITIONS - first.looked_at;
     if let (Some(upto), 1.., 1..) = (after, still, left) {
         let second = look(tx, queue, (None, Some(upto)), &full, (still, left)).await?;

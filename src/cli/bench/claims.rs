@@ -1,4 +1,4 @@
-//! `stepwell bench claims`: what a claim costs, by how much is queued and by how many partitions have no room.
+//! `stepwell bench claims`: what a claim costs, by how much is queued, by how much sleeps, and by how many partitions have no room.
 
 use std::time::Instant;
 
@@ -9,10 +9,12 @@ use crate::{
     cli::CliError,
     store::{
         Database, StoreError, candidates,
+        checkpoints::{self, Checkpoint, Ending},
         claims::{self, Claimer},
         queue_limits::{self, QueueSettings},
         queue_settings,
         turns::{self, Turn, Wish},
+        waits::{Condition, Wait},
         workflows::{self, NewWorkflow},
     },
 };
@@ -21,6 +23,8 @@ use crate::{
 const NAME: &str = "stepwell.bench.claimed";
 /// Workflows claimed in one transaction.
 const BATCH: u64 = 100;
+/// A time that does not come while this runs: the end of the year 9999.
+const LATER: i64 = 253_402_300_799_999;
 /// Claims before the clock is looked at: connections, caches, prepared statements.
 const WARM_UP: usize = 10;
 
@@ -32,6 +36,9 @@ pub(super) struct Arguments {
     /// Claims that are timed at each size.
     #[arg(long, default_value_t = 50)]
     claims: usize,
+    /// Workflows that sleep in a queue whose claims are timed then.
+    #[arg(long, default_value_t = 100_000)]
+    asleep: usize,
     /// Partitions, all but the last one without room.
     #[arg(long, default_value_t = 1_000)]
     partitions: usize,
@@ -42,26 +49,34 @@ pub(super) struct Arguments {
 
 pub(super) async fn run(db: &Database, arguments: &Arguments) -> Result<(), CliError> {
     for queued in &arguments.queued {
-        plain(db, *queued, arguments.claims).await?;
+        plain(db, "plain", &fresh("plain"), *queued, arguments.claims).await?;
     }
+    let queue = fresh("asleep");
+    put_to_sleep(db, &queue, arguments.asleep).await?;
+    plain(db, "asleep", &queue, 1_000, arguments.claims).await?;
     throttled(db, arguments).await
 }
 
 /// Claims from a queue without limits.
-async fn plain(db: &Database, queued: usize, timed: usize) -> Result<(), CliError> {
-    let queue = fresh("plain");
+async fn plain(
+    db: &Database,
+    kind: &str,
+    queue: &str,
+    queued: usize,
+    timed: usize,
+) -> Result<(), CliError> {
     let claims = timed + WARM_UP;
     // The smaller backlog stays what it is while it is claimed from: each claim takes its share of the size.
     let each = u64::try_from(queued / (2 * claims))
         .unwrap_or(BATCH)
         .clamp(1, 10);
-    enqueue(db, &queue, queued, |_| None).await?;
+    enqueue(db, queue, queued, |_| None).await?;
     let claimer = claimer();
     let mut times = Vec::new();
     for n in 0..claims {
         let started = Instant::now();
         let tx = db.begin().await?;
-        let found = candidates::lock_queued(&tx, &claimer, &queue, each).await?;
+        let found = candidates::lock_queued(&tx, &claimer, queue, each).await?;
         let claimed = claims::take(&tx, &claimer, found, None).await?;
         tx.commit().await?;
         assert_claimed(claimed.len() as u64, each)?;
@@ -69,7 +84,37 @@ async fn plain(db: &Database, queued: usize, timed: usize) -> Result<(), CliErro
             times.push(milliseconds(started));
         }
     }
-    report(db, "plain", queued, each, &mut times);
+    report(db, kind, queued, each, &mut times);
+    Ok(())
+}
+
+/// Lets `count` workflows of `queue` sleep until tomorrow.
+async fn put_to_sleep(db: &Database, queue: &str, count: usize) -> Result<(), CliError> {
+    enqueue(db, queue, count, |_| None).await?;
+    let claimer = claimer();
+    let mut asleep = 0;
+    while asleep < count {
+        let tx = db.begin().await?;
+        let found = candidates::lock_queued(&tx, &claimer, queue, 5 * BATCH).await?;
+        let claimed = claims::take(&tx, &claimer, found, None).await?;
+        tx.commit().await?;
+        if claimed.is_empty() {
+            return Err(CliError::Failed(format!("queue {queue} is empty")));
+        }
+        let checkpoints: Vec<Checkpoint> = claimed
+            .iter()
+            .map(|claimed| Checkpoint {
+                workflow_id: claimed.workflow.workflow_uuid.clone(),
+                token: claimed.token.clone(),
+                ending: Some(Ending::Suspended(Wait {
+                    conditions: vec![Condition::Time { at: LATER }],
+                })),
+                ..Checkpoint::default()
+            })
+            .collect();
+        asleep += checkpoints.len();
+        checkpoints::commit(db, &checkpoints.iter().collect::<Vec<_>>()).await?;
+    }
     Ok(())
 }
 
