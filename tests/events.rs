@@ -116,7 +116,7 @@ async fn kill_now_and_then(stage: Stage, done: Arc<AtomicBool>, mut random: Rand
     let mut processes = vec![process(&stage).await, process(&stage).await];
     let mut killed = 0;
     while !done.load(Ordering::SeqCst) {
-        tokio::time::sleep(Duration::from_millis(300 + random.below(1_200))).await;
+        tokio::time::sleep(Duration::from_millis(500 + random.below(2_000))).await;
         if killed < KILLS {
             processes.swap_remove(random.below(2) as usize).kill();
             processes.push(process(&stage).await);

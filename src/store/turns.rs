@@ -3,23 +3,16 @@
 
 use std::collections::HashMap;
 
-use sea_orm::{ConnectionTrait, FromQueryResult};
+use sea_orm::ConnectionTrait;
 
 use super::{
-    backend::{json_rows, statement},
-    candidates::{
-        Candidate, SUSPENDED, Still, eligible, lock_due, lock_heads, lock_queued, lock_these,
-    },
+    candidates::{Candidate, Still, lock_due, lock_heads, lock_queued, lock_these},
     claims::Claimer,
-    dialect::dialect,
     error::StoreError,
+    looks::{Due, PARTITIONS, Partition, Place, WINDOW, due_window, keyless, look},
     queue_limits::{Allowance, Live, QueueRow},
 };
 
-/// Partitions that one claim looks at: a thousand that have no room are passed over within some milliseconds.
-pub const PARTITIONS: u64 = 1_000;
-/// Due workflows, and queued ones without a partition key, that one claim looks at for those whose partition has room.
-pub const WINDOW: usize = 500;
 /// Claims in a row that may look without finding anything, each where the one before it ended. After that the next hint looks on.
 pub const BARREN: u32 = 8;
 
@@ -31,7 +24,7 @@ pub struct Turn {
     /// The due workflow that was looked at last, where the look did not reach the end.
     due_after: Option<(i64, String)>,
     /// The queued workflow that was looked at last for want of a key, where the look did not reach the end.
-    keyless_after: Option<(i32, i64, String)>,
+    keyless_after: Option<Place>,
     /// Looks in a row that found nothing.
     barren: u32,
 }
@@ -203,46 +196,6 @@ async fn wake(
     Ok(())
 }
 
-#[derive(Debug, FromQueryResult)]
-struct Due {
-    workflow_id: String,
-    due_at: i64,
-    partition: Option<String>,
-    eligible: bool,
-}
-
-async fn due_window(
-    tx: &impl ConnectionTrait,
-    claimer: &Claimer,
-    queue: &str,
-    after: Option<&(i64, String)>,
-) -> Result<Vec<Due>, StoreError> {
-    let sql = dialect(tx);
-    let behind = after.map_or("", |_| "AND (due_at, workflow_id) > ($4, $5)");
-    let text = format!(
-        "SELECT w.workflow_id, w.due_at, s.queue_partition_key AS partition, s.workflow_uuid IS NOT NULL AS eligible \
-         FROM (SELECT workflow_id, due_at FROM \"app\".waits WHERE queue_name = $1 AND due_at <= {now} {behind} \
-         ORDER BY due_at, workflow_id LIMIT {WINDOW}) AS w LEFT JOIN \"dbos\".workflow_status s ON s.workflow_uuid = w.workflow_id \
-         AND s.queue_name = $1 AND {SUSPENDED} AND {names} AND {eligible} ORDER BY w.due_at, w.workflow_id",
-        now = sql.now(),
-        names = sql.is_one_of("s.name", 3),
-        eligible = eligible(claimer),
-    );
-    let mut values = vec![
-        queue.into(),
-        claimer.app_version.as_str().into(),
-        json_rows(&claimer.names)?,
-    ];
-    if let Some((due_at, id)) = after {
-        values.extend([(*due_at).into(), id.as_str().into()]);
-    }
-    let rows = tx.query_all_raw(statement(tx, text, values)).await?;
-    Ok(rows
-        .iter()
-        .map(|row| Due::from_query_result(row, ""))
-        .collect::<Result<_, _>>()?)
-}
-
 /// Chooses among the queued: every partition that has some, and room, gets its turn before any gets a second one.
 async fn serve(
     tx: &impl ConnectionTrait,
@@ -298,7 +251,8 @@ async fn serve(
         0
     };
     let cut_off = round.cut_off.is_some() || choice.turn.keyless_after.is_some();
-    let looks_on = cut_off && (choice.turn.barren == 0 || choice.turn.barren % BARREN != 0);
+    let looks_on =
+        cut_off && (choice.turn.barren == 0 || !choice.turn.barren.is_multiple_of(BARREN));
     choice.more |= !full && (some_had_more || looks_on);
     choice.candidates.extend(taken);
     Ok(())
@@ -307,12 +261,6 @@ async fn serve(
 /// How many rows of each of `partitions` are looked at for `want` in all.
 fn share(want: u64, partitions: u64) -> u64 {
     want.div_ceil(partitions.max(1)).max(1)
-}
-
-/// A partition that has queued workflows, and room for them.
-#[derive(Debug, FromQueryResult)]
-struct Partition {
-    key: String,
 }
 
 /// What a look from partition to partition has found.
@@ -365,7 +313,13 @@ async fn look_round(
         return Ok(round);
     }
     if (round.open.len() as u64) < want && rooms.of(&None) > 0 {
-        round.keyless = keyless(tx, claimer, queue, want, turn).await?;
+        let place = turn.keyless_after.as_ref();
+        let (rows, cut_off) = keyless(tx, claimer, queue, want, place).await?;
+        // What was found keeps the look where it is: the front is served first.
+        if rows.is_empty() {
+            turn.keyless_after = cut_off;
+        }
+        round.keyless = rows;
     }
     let still = want - round.places().len() as u64;
     let left = PARTITIONS - first.looked_at;
@@ -375,131 +329,6 @@ async fn look_round(
         round.cut_off = second.cut_off;
     }
     Ok(round)
-}
-
-/// One look along the index.
-#[derive(Debug, Default)]
-struct Look {
-    open: Vec<Partition>,
-    looked_at: u64,
-    ended: bool,
-    cut_off: Option<String>,
-}
-
-/// Looks at up to `most` partitions in (`after`, `upto`], one hop in the index each, until `want` are found that are not among `full`.
-async fn look(
-    tx: &impl ConnectionTrait,
-    queue: &str,
-    (after, upto): (Option<&str>, Option<&str>),
-    full: &[&str],
-    (want, most): (u64, u64),
-) -> Result<Look, StoreError> {
-    #[derive(FromQueryResult)]
-    struct Hop {
-        key: Option<String>,
-        n: i64,
-        open: bool,
-    }
-    let sql = dialect(tx);
-    let integer = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
-    let mut values = vec![queue.into(), json_rows(&full)?, integer(most).into()];
-    let mut bound = |comparison: &str, key: Option<&str>| match key {
-        None => String::new(),
-        Some(key) => {
-            values.push(key.into());
-            format!("AND e.queue_partition_key {comparison} ${}", values.len())
-        }
-    };
-    let (from, upto) = (bound(">", after), bound("<=", upto));
-    // That the key is not null is what tells SQLite that the index of partitions holds all of these rows.
-    let next = |behind: &str| {
-        format!(
-            "(SELECT e.queue_partition_key FROM \"dbos\".workflow_status e WHERE e.queue_name = $1 AND e.status = 'ENQUEUED' \
-             AND e.queue_partition_key IS NOT NULL {behind} {upto} ORDER BY e.queue_partition_key LIMIT 1)"
-        )
-    };
-    // The outer limit ends the recursion as soon as there is enough.
-    let text = format!(
-        "WITH RECURSIVE p(key, n) AS (SELECT {first}, CAST(1 AS bigint) UNION ALL SELECT {following}, p.n + 1 FROM p \
-         WHERE p.key IS NOT NULL AND p.n < $3) \
-         SELECT h.key, h.n, h.open FROM (SELECT p.key, p.n, p.key IS NOT NULL AND NOT ({full}) AS open FROM p) AS h \
-         WHERE h.open OR h.key IS NULL OR h.n = $3 LIMIT {want}",
-        first = next(&from),
-        following = next("AND e.queue_partition_key > p.key"),
-        full = sql.is_one_of_many("p.key", 2),
-    );
-    let mut look = Look::default();
-    for row in tx.query_all_raw(statement(tx, text, values)).await? {
-        let hop = Hop::from_query_result(&row, "")?;
-        let n = u64::try_from(hop.n).unwrap_or(0);
-        let Some(key) = hop.key else {
-            look.ended = true;
-            look.looked_at = n - 1;
-            break;
-        };
-        look.looked_at = n;
-        if n == most {
-            look.cut_off = Some(key.clone());
-        }
-        if hop.open {
-            look.open.push(Partition { key });
-        }
-    }
-    Ok(look)
-}
-
-/// Locks up to `want` queued workflows without a partition key. No index finds them: a window of the queue is looked through, and where it
-/// ends the next claim goes on.
-async fn keyless(
-    tx: &impl ConnectionTrait,
-    claimer: &Claimer,
-    queue: &str,
-    want: u64,
-    turn: &mut Turn,
-) -> Result<Vec<Candidate>, StoreError> {
-    #[derive(FromQueryResult)]
-    struct Seen {
-        workflow_uuid: String,
-        priority: i32,
-        created_at: i64,
-        keyless: bool,
-    }
-    let behind = turn.keyless_after.as_ref().map_or(
-        "",
-        |_| "AND (s.priority, s.created_at, s.workflow_uuid) > ($2, $3, $4)",
-    );
-    let text = format!(
-        "SELECT s.workflow_uuid, s.priority, s.created_at, s.queue_partition_key IS NULL AS keyless FROM \"dbos\".workflow_status s \
-         WHERE s.queue_name = $1 AND s.status = 'ENQUEUED' {behind} ORDER BY s.priority, s.created_at, s.workflow_uuid LIMIT {WINDOW}"
-    );
-    let mut values = vec![queue.into()];
-    if let Some((priority, created_at, id)) = &turn.keyless_after {
-        values.extend([(*priority).into(), (*created_at).into(), id.as_str().into()]);
-    }
-    let mut seen = Vec::new();
-    for row in tx.query_all_raw(statement(tx, text, values)).await? {
-        seen.push(Seen::from_query_result(&row, "")?);
-    }
-    let cut_off = (seen.len() == WINDOW)
-        .then(|| seen.pop())
-        .flatten()
-        .map(|last| {
-            let place = (last.priority, last.created_at, last.workflow_uuid.clone());
-            seen.push(last);
-            place
-        });
-    let ids: Vec<&str> = seen
-        .iter()
-        .filter(|row| row.keyless)
-        .map(|row| row.workflow_uuid.as_str())
-        .collect();
-    let mut rows = lock_these(tx, claimer, queue, Still::Queued, &ids).await?;
-    // What was found keeps the look where it is: the front is served first.
-    if rows.is_empty() {
-        turn.keyless_after = cut_off;
-    }
-    rows.truncate(usize::try_from(want).unwrap_or(usize::MAX));
-    Ok(rows)
 }
 
 #[cfg(test)]

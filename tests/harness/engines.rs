@@ -10,8 +10,10 @@ use tokio::runtime::{Builder, Runtime};
 
 use super::stage::Stage;
 
-/// Short, so that the work of a killed one is soon taken over.
-const EXPIRY_MS: i64 = 600;
+/// Short, so that the work of a killed one is soon taken over, and long enough for a live one on a busy machine to beat in time.
+const EXPIRY_MS: i64 = 2_500;
+/// Nobody is given up because processes died around it.
+const ATTEMPTS: i64 = 1_000;
 
 /// The stage's database, with its schema.
 pub(crate) async fn database(stage: &Stage) -> Database {
@@ -43,6 +45,7 @@ impl Process {
             queues,
             grace: Duration::from_secs(2),
             executor_expiry_ms: EXPIRY_MS,
+            max_recovery_attempts: ATTEMPTS,
             ..EngineOptions::default()
         };
         let url = DatabaseOptions::new(stage.database_url());
