@@ -177,6 +177,8 @@ impl Config {
                         |n| *n > 0,
                     )? * 1_000,
                 ),
+                max_backlog: None,
+                fair: true,
             },
             chaos_sleep: Duration::from_millis(env.number(
                 "CHAOS_SLEEP_EXECUTE",

@@ -16,9 +16,9 @@ use serde_json::Value;
 use stepwell::{
     engine::{
         ChildOptions, Context, Engine, EngineBuilder, EngineOptions, Receive, StartOptions,
-        Workflow, WorkflowError, migrate,
+        Workflow, WorkflowError,
     },
-    store::{Database, DatabaseOptions, queue_limits::QueueSettings},
+    store::queue_limits::QueueSettings,
 };
 use tokio::sync::Semaphore;
 
@@ -26,14 +26,6 @@ const QUEUE: &str = "testQ";
 const CHILDREN: &str = "childQ";
 const DEADLINE: Duration = Duration::from_secs(120);
 const LOOK: Duration = Duration::from_millis(20);
-
-async fn database(stage: &Stage) -> Database {
-    let db = Database::connect(&DatabaseOptions::new(stage.database_url()))
-        .await
-        .unwrap();
-    migrate(&db).await.unwrap();
-    db
-}
 
 /// An engine of its own, with a pool of its own, as another process would have.
 async fn engine(stage: &Stage, register: impl FnOnce(EngineBuilder) -> EngineBuilder) -> Engine {

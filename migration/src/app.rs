@@ -2,6 +2,7 @@
 
 mod cancellations;
 mod outputs;
+mod queues;
 mod schedules;
 
 use sea_orm_migration::{
@@ -25,6 +26,7 @@ impl MigratorTrait for Migrator {
             Box::new(outputs::Outputs),
             Box::new(cancellations::Cancellations),
             Box::new(schedules::Schedules),
+            Box::new(queues::Queues),
         ]
     }
 }

@@ -11,6 +11,7 @@ mod intents;
 mod json_check;
 mod listener;
 mod ops;
+mod queues;
 mod runs;
 mod schedules;
 mod service;

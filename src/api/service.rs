@@ -3,7 +3,7 @@
 // Everything that the document names.
 use openapi::*;
 
-use super::{artifacts, health, intents, ops, runs, schedules, stream, tick, utility};
+use super::{artifacts, health, intents, ops, queues, runs, schedules, stream, tick, utility};
 use crate::{intent::Product, store::Database};
 
 /// The implementation of every operation.
@@ -157,6 +157,31 @@ impl Service for ApiService {
         query: PreviewScheduleQuery,
     ) -> Result<models::SchedulePreview, ApiError> {
         schedules::preview(self, &name, query).await
+    }
+
+    async fn list_queues(&self, _: Call) -> Result<Vec<models::Queue>, ApiError> {
+        queues::list(self).await
+    }
+
+    async fn get_queue(&self, _: Call, name: String) -> Result<models::Queue, ApiError> {
+        queues::get(self, &name).await
+    }
+
+    async fn change_queue(
+        &self,
+        _: Call,
+        name: String,
+        body: models::QueueChange,
+    ) -> Result<models::Queue, ApiError> {
+        queues::change(self, &name, body).await
+    }
+
+    async fn pause_queue(&self, _: Call, name: String) -> Result<models::Queue, ApiError> {
+        queues::pause(self, &name, true).await
+    }
+
+    async fn resume_queue(&self, _: Call, name: String) -> Result<models::Queue, ApiError> {
+        queues::pause(self, &name, false).await
     }
 
     async fn list_workflows(

@@ -66,6 +66,10 @@ impl Api {
         document(self.call(Method::DELETE, path, None, &[]).await?).await
     }
 
+    pub(super) async fn put(&self, path: &str, body: &Value) -> Result<Value, CliError> {
+        document(self.call(Method::PUT, path, Some(body), &[]).await?).await
+    }
+
     /// Asks with headers, and leaves the body to be read as it comes.
     pub(super) async fn open(
         &self,

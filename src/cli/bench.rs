@@ -1,5 +1,7 @@
 //! `stepwell bench`: workloads of the engine alone, measured to the last committed row.
 
+mod claims;
+
 use std::time::Duration;
 
 use clap::Subcommand;
@@ -43,6 +45,8 @@ enum Workload {
         #[arg(long, default_value_t = 1_000)]
         slots: usize,
     },
+    /// Claims, by how much is queued and by how many partitions have no room.
+    Claims(claims::Arguments),
 }
 
 struct Steps;
@@ -63,12 +67,13 @@ impl Workflow for Steps {
 pub(super) async fn run(config: &Config, arguments: &Arguments) -> Result<(), CliError> {
     let db = Database::connect(&config.database()).await?;
     migrate(&db).await?;
-    match arguments.workload {
+    match &arguments.workload {
         Workload::Steps {
             workflows,
             steps,
             slots,
-        } => bench_steps(config, db, workflows, steps, slots).await,
+        } => bench_steps(config, db, *workflows, *steps, *slots).await,
+        Workload::Claims(arguments) => claims::run(&db, arguments).await,
     }
 }
 

@@ -7,6 +7,7 @@ mod bench;
 mod doctor;
 mod follow;
 mod migrate;
+mod queue;
 mod run;
 mod runs;
 mod sandbox_shim;
@@ -67,6 +68,8 @@ enum Command {
     Artifacts(artifacts::Arguments),
     /// Start runs by themselves: create, list, show, pause, resume, trigger, delete and preview schedules.
     Schedule(schedule::Arguments),
+    /// List queues, change their limits, pause and resume them.
+    Queue(queue::Arguments),
     /// Bring the database's schema up to date, or rebuild half of it.
     Migrate(migrate::Arguments),
     /// Ask whether every invariant holds on the database in use, and explain each finding with its SQL. Changes nothing.
@@ -187,6 +190,7 @@ async fn dispatch(config: &Config, command: &Command) -> Result<ExitCode, CliErr
         Command::Approve(arguments) => runs::approve(config, arguments).await?,
         Command::Artifacts(arguments) => artifacts::run(config, arguments).await?,
         Command::Schedule(arguments) => schedule::run(config, arguments).await?,
+        Command::Queue(arguments) => queue::run(config, arguments).await?,
         Command::Migrate(arguments) => migrate::run(config, arguments).await?,
         Command::Bench(arguments) => bench::run(config, arguments).await?,
         // Done before anything was read.

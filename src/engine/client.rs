@@ -122,6 +122,14 @@ impl Client {
         self.signals.queued(queue);
     }
 
+    /// Says that the settings of `queue` were changed: what was held back may start now. Other processes are told even by one that executes
+    /// nothing.
+    pub async fn queue_changed(&self, queue: &str) {
+        self.signals.queued(queue);
+        self.signals.due();
+        signals::tell_now(&self.db, queue).await;
+    }
+
     /// Sends a message to a workflow; the same id twice is one message.
     ///
     /// # Errors

@@ -201,18 +201,31 @@ impl Context {
         Fut: Future<Output = Result<(T, Vec<Row>), StepFailure>> + Send,
     {
         let call = self.call(name);
-        async move {
-            if let Some(recorded) = self.replay(&call).await {
-                return decode(recorded);
-            }
-            self.admitted(longest).await;
-            let started_at = self.clock.now();
-            let outcome = {
-                let _running = self.running();
-                body().await
-            };
-            self.record_body(&call, started_at, outcome)
+        async move { self.execute(&call, longest, body).await }
+    }
+
+    /// Answers `call` from its record, or runs `body`, which takes at most `longest` if it says so, and records what it returns.
+    pub(super) async fn execute<T, F, Fut>(
+        &self,
+        call: &Call,
+        longest: Option<Duration>,
+        body: F,
+    ) -> Result<T, WorkflowError>
+    where
+        T: Serialize + DeserializeOwned + Send,
+        F: FnOnce() -> Fut + Send,
+        Fut: Future<Output = Result<(T, Vec<Row>), StepFailure>> + Send,
+    {
+        if let Some(recorded) = self.replay(call).await {
+            return decode(recorded);
         }
+        self.admitted(longest).await;
+        let started_at = self.clock.now();
+        let outcome = {
+            let _running = self.running();
+            body().await
+        };
+        self.record_body(call, started_at, outcome)
     }
 
     fn record_body<T: Serialize>(

@@ -191,17 +191,21 @@ pub(super) async fn tell_due(db: &Database) {
     notify(db, DUE).await;
 }
 
+/// Tells other processes now that `queue` may start more, and that suspended workflows may be due.
+pub(super) async fn tell_now(db: &Database, queue: &str) {
+    for payload in [queue, DUE] {
+        notify(db, payload).await;
+    }
+}
+
 async fn notify(db: &Database, payload: &str) {
     if db.is_sqlite() {
         return;
     }
     let write = db.write();
+    let values = [CHANNEL.into(), payload.into()];
     let told = write
-        .execute_raw(statement(
-            &write,
-            "SELECT pg_notify($1, $2)",
-            [CHANNEL.into(), payload.into()],
-        ))
+        .execute_raw(statement(&write, "SELECT pg_notify($1, $2)", values))
         .await;
     if let Err(error) = told {
         tracing::debug!(%error, "could not notify; the others poll");

@@ -182,7 +182,8 @@ impl Context {
         let text = limits::encode("a message", message);
         async move {
             if self.replay(&call).await.is_none() {
-                let id = format!("{}:{}", self.workflow_id(), call.function_id);
+                // Padded, so that those of one millisecond are received in the order of their calls.
+                let id = format!("{}:{:010}", self.workflow_id(), call.function_id);
                 let message = Message {
                     id,
                     destination,

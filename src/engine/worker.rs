@@ -35,7 +35,8 @@ use crate::store::{
     cancellations,
     claims::{self, Charge, Claimed, Claimer},
     executors::{self, Pulse},
-    queue_limits,
+    queue_settings,
+    turns::Turn,
     workflows::{self, StepRow},
 };
 
@@ -82,6 +83,8 @@ pub(super) struct Incarnation {
     last_round: Option<Instant>,
     /// Queues of which a limit let less start than there may be.
     blocked: BTreeSet<String>,
+    /// Where the turns of each limited queue stand.
+    turns: HashMap<String, Turn>,
     reconciler: Reconciler,
     /// A claim ended in an error: it may stand in the database without anybody executing it.
     suspect: bool,
@@ -131,7 +134,7 @@ impl Worker {
         retrying(|| async {
             let tx = self.db.begin().await?;
             executors::register(&tx, &executor_id, version, &self.options.hostname).await?;
-            queue_limits::ensure(&tx, &self.options.queues).await?;
+            queue_settings::ensure(&tx, &self.options.queues).await?;
             tx.commit().await
         })
         .await?;
@@ -417,6 +420,7 @@ impl Incarnation {
             last_sweep: Instant::now(),
             last_round: None,
             blocked: BTreeSet::new(),
+            turns: HashMap::new(),
             reconciler: Reconciler::new(),
             suspect: false,
             next_due: None,

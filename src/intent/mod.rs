@@ -10,6 +10,7 @@ mod ids;
 mod one_shot;
 mod ops;
 mod projector;
+mod queues;
 mod read;
 mod rows;
 mod run_workflow;

@@ -19,7 +19,7 @@ use crate::{
         backend::{retrying, statement},
         dialect::dialect,
         entity::{intents, recipes, runs},
-        intents as intent_rows, runs as run_rows,
+        intents as intent_rows, queue_settings, runs as run_rows,
         status::RunStatus,
         workflows,
     },
@@ -128,6 +128,16 @@ pub struct StartRun {
     pub trace_id: Option<String>,
 }
 
+/// What became of a start.
+enum Started {
+    /// It is queued.
+    Now,
+    /// Its id, or its deduplication id, was there.
+    Before,
+    /// The queue holds as much as this, its limit.
+    Full(i32),
+}
+
 impl Product {
     /// Stores an intent and answers its id. The same intent under the same id again is stored already.
     ///
@@ -226,21 +236,35 @@ impl Product {
         let run = checked.model(&request, trace, self.now().await?);
         let started = retrying(|| async {
             let tx = self.db().begin().await?;
+            if let Some(limit) = queue_settings::full_backlog(&tx, RUN_QUEUE).await? {
+                tx.rollback().await?;
+                return Ok(Started::Full(limit));
+            }
             if workflows::insert(&tx, std::slice::from_ref(&workflow))
                 .await?
                 .is_empty()
             {
                 tx.rollback().await?;
-                return Ok(false);
+                return Ok(Started::Before);
             }
             run_rows::insert(&tx, run.clone()).await?;
             tx.commit().await?;
-            Ok(true)
+            Ok(Started::Now)
         })
         .await?;
-        if started {
-            self.client.queued(RUN_QUEUE);
-            return Ok(self.header(run));
+        match started {
+            Started::Now => {
+                self.client.queued(RUN_QUEUE);
+                return Ok(self.header(run));
+            }
+            Started::Full(limit) => {
+                return Err(IntentError::Backlog {
+                    message: format!(
+                        "queue {RUN_QUEUE} holds {limit} workflows that wait to start, which is its limit; try again later"
+                    ),
+                });
+            }
+            Started::Before => {}
         }
         // Somebody else was faster: with this very intent, or with its deduplication id.
         match run_rows::find(&self.db().read(), &intent.id).await? {

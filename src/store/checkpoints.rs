@@ -546,9 +546,10 @@ async fn suspend(tx: &Transaction, go: &[&Checkpoint]) -> Result<(), StoreError>
     tx.execute_raw(statement(tx, text, [values.clone()]))
         .await?;
     let text = format!(
-        "INSERT INTO \"app\".waits (workflow_id, conditions, due_at, watches, created_at) \
-         SELECT v.id, v.conditions, COALESCE({now} + v.delay_ms, v.due_at), v.watches, {now} FROM {source} WHERE true \
-         ON CONFLICT (workflow_id) DO UPDATE SET conditions = excluded.conditions, due_at = excluded.due_at, watches = excluded.watches"
+        "INSERT INTO \"app\".waits (workflow_id, queue_name, conditions, due_at, watches, created_at) \
+         SELECT v.id, COALESCE(s.queue_name, ''), v.conditions, COALESCE({now} + v.delay_ms, v.due_at), v.watches, {now} FROM {source} \
+         JOIN \"dbos\".workflow_status s ON s.workflow_uuid = v.id WHERE true ON CONFLICT (workflow_id) DO UPDATE SET \
+         queue_name = excluded.queue_name, conditions = excluded.conditions, due_at = excluded.due_at, watches = excluded.watches"
     );
     tx.execute_raw(statement(tx, text, [values])).await?;
     Ok(())

@@ -6,9 +6,9 @@ use serde::Serialize;
 
 use super::{
     backend::{json_rows, statement},
+    candidates::Candidate,
     dialect::{Column, dialect},
     error::StoreError,
-    queue_limits::Allowance,
     status::WorkflowStatus,
     workflows::APPLICATION_NAME,
 };
@@ -28,31 +28,6 @@ pub struct Claimer {
     pub max_recovery_attempts: i64,
 }
 
-/// A workflow that may be claimed; its row is locked.
-#[derive(Debug, Clone, FromQueryResult)]
-pub struct Candidate {
-    /// Its id.
-    pub workflow_uuid: String,
-    /// The registered name of its function.
-    pub name: String,
-    /// The queue it came from.
-    pub queue_name: String,
-    /// Its tenant.
-    pub queue_partition_key: Option<String>,
-    /// Lower first.
-    pub priority: i32,
-    /// Claims since it last made progress.
-    pub recovery_attempts: i64,
-    /// Its input, JSON text.
-    pub inputs: Option<String>,
-    /// Who awaits it.
-    pub parent_workflow_id: Option<String>,
-    /// When the workflow was created, epoch milliseconds.
-    pub created_at: i64,
-    /// Whether it was suspended, rather than queued.
-    pub woken: bool,
-}
-
 /// A workflow that this process owns until the token is no longer in its row.
 #[derive(Debug, Clone)]
 pub struct Claimed {
@@ -64,114 +39,14 @@ pub struct Claimed {
     pub outputs: i64,
 }
 
-/// The rows that a suspended workflow must have before it is woken, the version and names that this claimer serves.
-pub(super) fn eligible(claimer: &Claimer) -> String {
-    let version = if claimer.newest_version {
-        "(s.application_version = $2 OR s.application_version IS NULL)"
-    } else {
-        "s.application_version = $2"
-    };
-    format!(
-        "{version} AND (s.application_name = '{APPLICATION_NAME}' OR s.application_name IS NULL) \
-         AND NOT EXISTS (SELECT 1 FROM \"app\".claims c WHERE c.workflow_id = s.workflow_uuid)"
-    )
-}
-
-fn candidate_columns(woken: bool) -> String {
-    format!(
-        "SELECT s.workflow_uuid, s.name, s.queue_name, s.queue_partition_key, s.priority, \
-         COALESCE(s.recovery_attempts, 0) AS recovery_attempts, COALESCE(i.inputs, s.inputs) AS inputs, s.parent_workflow_id, s.created_at, \
-         {woken} AS woken"
-    )
-}
-
-/// Locks and returns suspended workflows of `queues` that are due, the longest due first.
-pub async fn lock_due(
-    tx: &impl ConnectionTrait,
-    claimer: &Claimer,
-    queues: &[String],
-    limit: u64,
-) -> Result<Vec<Candidate>, StoreError> {
-    let sql = dialect(tx);
-    let text = format!(
-        "{columns} FROM \"app\".waits w JOIN \"dbos\".workflow_status s ON s.workflow_uuid = w.workflow_id \
-         LEFT JOIN \"dbos\".workflow_input i ON i.workflow_uuid = s.workflow_uuid \
-         WHERE w.due_at <= {now} AND s.status = 'PENDING' AND s.owner_xid IS NULL AND {queues} AND {names} \
-         AND {eligible} ORDER BY w.due_at LIMIT {limit} {lock}",
-        columns = candidate_columns(true),
-        now = sql.now(),
-        queues = sql.is_one_of("s.queue_name", 1),
-        names = sql.is_one_of("s.name", 3),
-        eligible = eligible(claimer),
-        lock = sql.lock_free("s"),
-    );
-    let values = [
-        json_rows(&queues)?,
-        claimer.app_version.as_str().into(),
-        json_rows(&claimer.names)?,
-    ];
-    candidates(tx, text, values).await
-}
-
-/// Locks and returns queued workflows of `queue` in priority and FIFO order, as many as `allowance` lets start.
-pub async fn lock_queued(
-    tx: &impl ConnectionTrait,
-    claimer: &Claimer,
-    queue: &str,
-    allowance: &Allowance,
-) -> Result<Vec<Candidate>, StoreError> {
-    let sql = dialect(tx);
-    let limit = allowance.start;
-    let (partition, values) = match allowance.partition_concurrency {
-        None => (String::new(), Vec::new()),
-        // The rank of a row within its partition, counted only up to the limit, beside the live claims of that partition.
-        Some(most) => (
-            "AND (SELECT count(*) FROM \"app\".claims c JOIN \"dbos\".workflow_status o ON o.workflow_uuid = c.workflow_id \
-                 WHERE c.queue_name = s.queue_name AND COALESCE(c.queue_partition_key, '') = COALESCE(s.queue_partition_key, '') \
-                 AND o.owner_xid = c.token AND o.status = 'PENDING') \
-                 + (SELECT count(*) FROM (SELECT 1 FROM \"dbos\".workflow_status e WHERE e.queue_name = s.queue_name AND e.status = 'ENQUEUED' \
-                 AND COALESCE(e.queue_partition_key, '') = COALESCE(s.queue_partition_key, '') \
-                 AND e.application_version IS NOT DISTINCT FROM s.application_version AND (e.priority, e.created_at, e.workflow_uuid) < (s.priority, s.created_at, s.workflow_uuid) LIMIT $4) AS earlier) < $4"
-            .to_owned(),
-            vec![sea_orm::Value::from(i64::from(most))],
-        ),
-    };
-    let text = format!(
-        "{columns} FROM \"dbos\".workflow_status s LEFT JOIN \"dbos\".workflow_input i ON i.workflow_uuid = s.workflow_uuid \
-         WHERE s.queue_name = $1 AND s.status = 'ENQUEUED' AND {names} AND {eligible} {partition} \
-         ORDER BY s.priority, s.created_at LIMIT {limit} {lock}",
-        columns = candidate_columns(false),
-        names = sql.is_one_of("s.name", 3),
-        eligible = eligible(claimer),
-        lock = sql.lock_free("s"),
-    );
-    let fixed = [
-        queue.into(),
-        claimer.app_version.as_str().into(),
-        json_rows(&claimer.names)?,
-    ];
-    candidates(tx, text, fixed.into_iter().chain(values)).await
-}
-
-async fn candidates(
-    tx: &impl ConnectionTrait,
-    text: String,
-    values: impl IntoIterator<Item = sea_orm::Value>,
-) -> Result<Vec<Candidate>, StoreError> {
-    let rows = tx.query_all_raw(statement(tx, text, values)).await?;
-    Ok(rows
-        .iter()
-        .map(|row| Candidate::from_query_result(row, ""))
-        .collect::<Result<_, _>>()?)
-}
-
 /// Claims `candidates`, whose rows this transaction has locked: sets the fence, charges one attempt, drops their waits. Those that have used
-/// up their attempts are given up instead. Once committed, the caller owns what is returned.
+/// up their attempts are given up instead. What starts under a rate starts at `rated_at`, the time by which its window was chosen. Once
+/// committed, the caller owns what is returned.
 pub async fn take(
     tx: &impl ConnectionTrait,
     claimer: &Claimer,
     candidates: Vec<Candidate>,
-    rate_limited: bool,
+    rated_at: Option<i64>,
 ) -> Result<Vec<Claimed>, StoreError> {
     let (dead, alive): (Vec<_>, Vec<_>) = candidates
         .into_iter()
@@ -216,7 +91,7 @@ pub async fn take(
         "UPDATE \"dbos\".workflow_status AS s SET status = 'PENDING', executor_id = $2, owner_xid = v.token, \
          recovery_attempts = COALESCE(s.recovery_attempts, 0) + 1, application_name = '{APPLICATION_NAME}', \
          application_version = COALESCE(s.application_version, $3), updated_at = {now}, \
-         started_at_epoch_ms = CASE WHEN v.fresh THEN {now} ELSE s.started_at_epoch_ms END, \
+         started_at_epoch_ms = CASE WHEN v.fresh THEN COALESCE($5, {now}) ELSE s.started_at_epoch_ms END, \
          rate_limited = CASE WHEN v.fresh THEN $4 ELSE s.rate_limited END, \
          workflow_deadline_epoch_ms = COALESCE(s.workflow_deadline_epoch_ms, {now} + s.workflow_timeout_ms) \
          FROM {source} WHERE s.workflow_uuid = v.id"
@@ -225,7 +100,8 @@ pub async fn take(
         values.clone(),
         claimer.executor_id.as_str().into(),
         claimer.app_version.as_str().into(),
-        rate_limited.into(),
+        rated_at.is_some().into(),
+        rated_at.into(),
     ];
     tx.execute_raw(statement(tx, text, bound)).await?;
     let text = format!(
@@ -378,10 +254,10 @@ pub async fn release(
         }
     };
     let text = format!(
-        "INSERT INTO \"app\".waits (workflow_id, conditions, due_at, created_at) SELECT v.id, '[]', {now}, {now} FROM {source} \
-         JOIN \"dbos\".workflow_status s ON s.workflow_uuid = v.id JOIN \"app\".claims c ON c.workflow_id = v.id AND c.token = v.token \
+        "INSERT INTO \"app\".waits (workflow_id, queue_name, conditions, due_at, created_at) \
+         SELECT v.id, COALESCE(s.queue_name, ''), '[]', {now}, {now} FROM {source} JOIN \"dbos\".workflow_status s ON s.workflow_uuid = v.id JOIN \"app\".claims c ON c.workflow_id = v.id AND c.token = v.token \
          WHERE s.status = 'PENDING' AND s.owner_xid = v.token \
-         ON CONFLICT (workflow_id) DO UPDATE SET conditions = '[]', due_at = excluded.due_at"
+         ON CONFLICT (workflow_id) DO UPDATE SET queue_name = excluded.queue_name, conditions = '[]', due_at = excluded.due_at"
     );
     tx.execute_raw(statement(tx, text, [values.clone()]))
         .await?;

@@ -78,7 +78,49 @@ impl Dialect {
         }
     }
 
-    /// A row source `alias(kind, topic, workflow, key, low, high)` over the JSON array in the column `column`.
+    /// Like [`Self::is_one_of`], for many strings and many rows: the strings are hashed once.
+    pub fn is_one_of_many(self, value: &str, parameter: usize) -> String {
+        match self.0 {
+            DbBackend::Sqlite => self.is_one_of(value, parameter),
+            _ => format!("{value} IN (SELECT json_array_elements_text(${parameter}::json))"),
+        }
+    }
+
+    /// A row source `alias(value)` over the JSON array of strings bound as `$parameter`.
+    pub fn strings(self, parameter: usize, alias: &str) -> String {
+        match self.0 {
+            DbBackend::Sqlite => format!("json_each(${parameter}) AS {alias}"),
+            _ => format!(
+                "(SELECT * FROM json_array_elements_text(${parameter}::json) AS r(value) {UNKNOWN_LIMIT}) AS {alias}"
+            ),
+        }
+    }
+
+    /// For each row of the source `each` the first `limit` workflows `s` of `from` (which names `s`) that fulfil `filter`, in `order`; locked, and
+    /// passing over those that somebody else has locked. Each of them is a look into an index, however many workflows there are.
+    pub fn first_of_each(
+        self,
+        each: &str,
+        from: &str,
+        filter: &str,
+        order: &str,
+        limit: u64,
+    ) -> String {
+        let rest = format!("FROM {from} WHERE {filter} ORDER BY {order} LIMIT {limit}");
+        match self.0 {
+            DbBackend::Sqlite => format!(
+                "{each} CROSS JOIN \"dbos\".workflow_status s ON s.rowid IN (SELECT s.rowid {rest})"
+            ),
+            _ => format!(
+                "{each} CROSS JOIN LATERAL (SELECT s.* {rest} {}) AS s",
+                self.lock_free("s")
+            ),
+        }
+    }
+
+    /// A row source `alias(kind, topic, workflow, key, low, high)` over the JSON array in the column `column`. Twice limited, Postgres expects
+    /// one row of it: with a hundred for each of two thousand waits it takes the statement for so dear that it compiles it first, which takes
+    /// seconds where the statement takes milliseconds.
     pub fn conditions(self, column: &str, alias: &str) -> String {
         let columns = [
             ("kind", Column::Text),
@@ -88,7 +130,13 @@ impl Dialect {
             ("low", Column::Int),
             ("high", Column::Int),
         ];
-        self.records(column, alias, &columns)
+        match self.0 {
+            DbBackend::Sqlite => self.records(column, alias, &columns),
+            _ => format!(
+                "(SELECT * FROM (SELECT * FROM {} {UNKNOWN_LIMIT}) AS r {UNKNOWN_LIMIT}) AS {alias}",
+                self.records(column, "r", &columns)
+            ),
+        }
     }
 
     /// Locks the rows of `alias` that a SELECT returns until the transaction ends. Not `FOR UPDATE`: that would block an official

@@ -297,8 +297,9 @@ pub async fn reclaim_strays(
             .collect();
         let source = sql.rows(1, "v", &[("id", super::dialect::Column::Text)]);
         let text = format!(
-            "INSERT INTO \"app\".waits (workflow_id, conditions, due_at, created_at) SELECT v.id, '[]', {now}, {now} FROM {source} \
-             WHERE true ON CONFLICT (workflow_id) DO UPDATE SET due_at = excluded.due_at"
+            "INSERT INTO \"app\".waits (workflow_id, queue_name, conditions, due_at, created_at) \
+             SELECT v.id, COALESCE(s.queue_name, ''), '[]', {now}, {now} FROM {source} JOIN \"dbos\".workflow_status s ON s.workflow_uuid = v.id \
+             WHERE true ON CONFLICT (workflow_id) DO UPDATE SET queue_name = excluded.queue_name, due_at = excluded.due_at"
         );
         tx.execute_raw(statement(&tx, text, [json_rows(&ids)?]))
             .await?;

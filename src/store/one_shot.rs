@@ -4,7 +4,8 @@ use sea_orm::{ConnectionTrait, FromQueryResult};
 
 use super::{
     backend::{json_rows, statement},
-    claims::{Claimer, eligible},
+    candidates::eligible,
+    claims::Claimer,
     dialect::{Dialect, dialect},
     error::StoreError,
     waits::ROUND,

@@ -1,4 +1,6 @@
-//! Owns the limits of queues: their settings, the rate window, and what they let start. The row of a limited queue is its lock.
+//! Owns the limits of queues: the rate window, what is live, and what a queue lets start. The row of a limited queue is its lock.
+
+use std::collections::HashMap;
 
 use sea_orm::{ConnectionTrait, FromQueryResult};
 
@@ -19,6 +21,10 @@ pub struct QueueSettings {
     pub rate_limit_max: Option<i32>,
     /// The period in milliseconds.
     pub rate_limit_period_ms: Option<i64>,
+    /// Most workflows that wait to start; what callers start beyond it is refused.
+    pub max_backlog: Option<i32>,
+    /// Whether partitions take turns. They do in any case where their concurrency is limited.
+    pub fair: bool,
 }
 
 impl QueueSettings {
@@ -44,6 +50,8 @@ pub struct QueueRow {
     pub rate_limit_max: Option<i32>,
     /// The period in milliseconds.
     pub rate_limit_period_ms: Option<i64>,
+    /// Whether partitions take turns.
+    pub fair: bool,
     /// Whether nothing is to start.
     pub paused: bool,
     /// When the current period began, epoch milliseconds.
@@ -52,8 +60,22 @@ pub struct QueueRow {
     pub window_count: i32,
 }
 
+impl QueueRow {
+    /// Whether the window of the rate has ended at `now`. One that begins in the future is over, too: the database's clock was put back, and
+    /// nobody should wait until it has caught up.
+    fn window_is_over(&self, now: i64) -> bool {
+        let period = self.rate_limit_period_ms.unwrap_or(0);
+        now >= self.window_started_at + period || now + period < self.window_started_at
+    }
+
+    /// Whether partitions take turns, instead of all workflows standing in one line.
+    pub fn takes_turns(&self) -> bool {
+        self.fair || self.partition_concurrency.is_some()
+    }
+}
+
 /// What is live in a queue at one instant.
-#[derive(Debug, Clone, Copy, Default, FromQueryResult)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Live {
     /// The database's clock, epoch milliseconds.
     pub now: i64,
@@ -61,6 +83,8 @@ pub struct Live {
     pub everywhere: i64,
     /// Live claims of the asking process.
     pub here: i64,
+    /// Live claims per partition, in queues whose partitions take turns.
+    pub partitions: HashMap<Option<String>, i64>,
 }
 
 /// What may be claimed now.
@@ -70,8 +94,6 @@ pub struct Allowance {
     pub wake: u64,
     /// Queued workflows that may start, if none is woken.
     pub start: u64,
-    /// Most live claims per partition.
-    pub partition_concurrency: Option<i32>,
     /// Whether starts are counted against a rate.
     pub rate_limited: bool,
     /// When the rate window that was used up opens again, epoch milliseconds.
@@ -79,7 +101,7 @@ pub struct Allowance {
 }
 
 /// What a queue with `row` and `live` claims allows a process with `slots` free slots.
-pub fn allowance(row: &QueueRow, live: Live, slots: u64) -> Allowance {
+pub fn allowance(row: &QueueRow, live: &Live, slots: u64) -> Allowance {
     if row.paused {
         return Allowance::default();
     }
@@ -94,13 +116,12 @@ pub fn allowance(row: &QueueRow, live: Live, slots: u64) -> Allowance {
     let mut allowance = Allowance {
         wake,
         start: wake,
-        partition_concurrency: row.partition_concurrency,
         rate_limited: false,
         opens_at: None,
     };
     if let (Some(most), Some(period)) = (row.rate_limit_max, row.rate_limit_period_ms) {
         let ends = row.window_started_at + period;
-        let used = if live.now >= ends {
+        let used = if row.window_is_over(live.now) {
             0
         } else {
             i64::from(row.window_count)
@@ -113,35 +134,10 @@ pub fn allowance(row: &QueueRow, live: Live, slots: u64) -> Allowance {
     allowance
 }
 
-/// Creates the rows of `settings` that are not there; what an operator has changed stays.
-pub async fn ensure(
-    tx: &impl ConnectionTrait,
-    settings: &[QueueSettings],
-) -> Result<(), StoreError> {
-    let now = dialect(tx).now();
-    for queue in settings {
-        let text = format!(
-            "INSERT INTO \"app\".queue_limits (name, concurrency, worker_concurrency, partition_concurrency, rate_limit_max, \
-             rate_limit_period_ms, paused, window_started_at, window_count, updated_at) VALUES ($1, $2, $3, $4, $5, $6, false, 0, 0, {now}) \
-             ON CONFLICT (name) DO NOTHING"
-        );
-        let values = [
-            queue.name.as_str().into(),
-            queue.concurrency.into(),
-            queue.worker_concurrency.into(),
-            queue.partition_concurrency.into(),
-            queue.rate_limit_max.into(),
-            queue.rate_limit_period_ms.into(),
-        ];
-        tx.execute_raw(statement(tx, text, values)).await?;
-    }
-    Ok(())
-}
-
-/// The names of the queues of `names` that limit anything.
+/// The names of the queues that limit anything, or whose partitions take turns.
 pub async fn limited(db: &impl ConnectionTrait) -> Result<Vec<String>, StoreError> {
     let text = "SELECT name FROM \"app\".queue_limits WHERE concurrency IS NOT NULL OR worker_concurrency IS NOT NULL \
-                OR partition_concurrency IS NOT NULL OR rate_limit_max IS NOT NULL OR paused";
+                OR partition_concurrency IS NOT NULL OR rate_limit_max IS NOT NULL OR fair OR paused";
     let rows = db.query_all_raw(statement(db, text, [])).await?;
     Ok(rows
         .iter()
@@ -165,7 +161,7 @@ async fn read(
     lock: &str,
 ) -> Result<Option<QueueRow>, StoreError> {
     let text = format!(
-        "SELECT q.concurrency, q.worker_concurrency, q.partition_concurrency, q.rate_limit_max, q.rate_limit_period_ms, q.paused, \
+        "SELECT q.concurrency, q.worker_concurrency, q.partition_concurrency, q.rate_limit_max, q.rate_limit_period_ms, q.fair, q.paused, \
          q.window_started_at, q.window_count FROM \"app\".queue_limits q WHERE q.name = $1 {lock}"
     );
     let row = db
@@ -176,25 +172,39 @@ async fn read(
         .transpose()?)
 }
 
-/// Counts the live claims of `queue`: those whose workflow is still theirs.
+/// Counts the live claims of `queue`, those whose workflow is still theirs; per partition, where asked for.
 pub async fn live(
     tx: &impl ConnectionTrait,
     queue: &str,
     executor_id: &str,
+    per_partition: bool,
 ) -> Result<Live, StoreError> {
+    #[derive(FromQueryResult)]
+    struct Row {
+        now: i64,
+        partition: Option<String>,
+        everywhere: Option<i64>,
+        here: Option<i64>,
+    }
     let text = format!(
-        "SELECT {now} AS now, count(*) AS everywhere, COALESCE(sum(CASE WHEN c.executor_id = $2 THEN 1 ELSE 0 END), 0) AS here \
-         FROM \"app\".claims c JOIN \"dbos\".workflow_status s ON s.workflow_uuid = c.workflow_id AND s.owner_xid = c.token \
-         AND s.status = 'PENDING' WHERE c.queue_name = $1",
+        "SELECT {now} AS now, g.partition, g.everywhere, g.here FROM (SELECT 1 AS one) AS o LEFT JOIN \
+         (SELECT CASE WHEN $3 THEN c.queue_partition_key END AS partition, count(*) AS everywhere, \
+         sum(CASE WHEN c.executor_id = $2 THEN 1 ELSE 0 END) AS here FROM \"app\".claims c JOIN \"dbos\".workflow_status s \
+         ON s.workflow_uuid = c.workflow_id AND s.owner_xid = c.token AND s.status = 'PENDING' WHERE c.queue_name = $1 GROUP BY 1) AS g ON true",
         now = dialect(tx).now()
     );
-    let row = tx
-        .query_one_raw(statement(tx, text, [queue.into(), executor_id.into()]))
-        .await?;
-    Ok(row
-        .map(|row| Live::from_query_result(&row, ""))
-        .transpose()?
-        .unwrap_or_default())
+    let values = [queue.into(), executor_id.into(), per_partition.into()];
+    let mut live = Live::default();
+    for row in tx.query_all_raw(statement(tx, text, values)).await? {
+        let row = Row::from_query_result(&row, "")?;
+        live.now = row.now;
+        live.everywhere += row.everywhere.unwrap_or(0);
+        live.here += row.here.unwrap_or(0);
+        if let (true, Some(claims)) = (per_partition, row.everywhere) {
+            live.partitions.insert(row.partition, claims);
+        }
+    }
+    Ok(live)
 }
 
 /// Counts `started` starts at time `now` against the rate of `queue`, whose row is locked.
@@ -205,11 +215,8 @@ pub async fn spend(
     now: i64,
     started: usize,
 ) -> Result<(), StoreError> {
-    let Some(period) = row.rate_limit_period_ms else {
-        return Ok(());
-    };
     let started = i32::try_from(started).unwrap_or(i32::MAX);
-    let (window, count) = if now >= row.window_started_at + period {
+    let (window, count) = if row.window_is_over(now) {
         (now, started)
     } else {
         (row.window_started_at, row.window_count + started)
@@ -236,6 +243,7 @@ mod tests {
             partition_concurrency: None,
             rate_limit_max: None,
             rate_limit_period_ms: None,
+            fair: false,
             paused: false,
             window_started_at: 1_000,
             window_count: 0,
@@ -247,6 +255,7 @@ mod tests {
             now: 5_000,
             everywhere,
             here,
+            ..Live::default()
         }
     }
 
@@ -257,10 +266,10 @@ mod tests {
             worker_concurrency: Some(3),
             ..row()
         };
-        assert_eq!(allowance(&limited, live(2, 1), 100).start, 2);
-        assert_eq!(allowance(&limited, live(9, 0), 100).start, 1);
-        assert_eq!(allowance(&limited, live(12, 0), 100).start, 0);
-        assert_eq!(allowance(&limited, live(0, 0), 1).start, 1);
+        assert_eq!(allowance(&limited, &live(2, 1), 100).start, 2);
+        assert_eq!(allowance(&limited, &live(9, 0), 100).start, 1);
+        assert_eq!(allowance(&limited, &live(12, 0), 100).start, 0);
+        assert_eq!(allowance(&limited, &live(0, 0), 1).start, 1);
     }
 
     #[test]
@@ -271,7 +280,7 @@ mod tests {
             window_count: 5,
             ..row()
         };
-        let allowed = allowance(&limited, live(0, 0), 8);
+        let allowed = allowance(&limited, &live(0, 0), 8);
         assert_eq!(
             (allowed.wake, allowed.start, allowed.opens_at),
             (8, 0, Some(61_000))
@@ -286,7 +295,19 @@ mod tests {
             window_count: 5,
             ..row()
         };
-        assert_eq!(allowance(&limited, live(0, 0), 8).start, 5);
+        assert_eq!(allowance(&limited, &live(0, 0), 8).start, 5);
+    }
+
+    #[test]
+    fn a_window_in_the_future_is_over() {
+        let put_back = QueueRow {
+            rate_limit_max: Some(5),
+            rate_limit_period_ms: Some(1_000),
+            window_started_at: 3_600_000,
+            window_count: 5,
+            ..row()
+        };
+        assert_eq!(allowance(&put_back, &live(0, 0), 8).start, 5);
     }
 
     #[test]
@@ -297,7 +318,7 @@ mod tests {
                     paused: true,
                     ..row()
                 },
-                live(0, 0),
+                &live(0, 0),
                 8
             ),
             Allowance::default()

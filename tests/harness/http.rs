@@ -88,6 +88,10 @@ impl Server {
         self.send("POST", path, Some(body.to_string())).await
     }
 
+    pub(crate) async fn put(&self, path: &str, body: &Value) -> Answer {
+        self.send("PUT", path, Some(body.to_string())).await
+    }
+
     /// Posts exactly these bytes as `application/json`.
     pub(crate) async fn post_raw(&self, path: &str, body: &str) -> Answer {
         self.send("POST", path, Some(body.to_owned())).await

@@ -1,5 +1,5 @@
 //! The one harness of the black-box suites: the real binary on a fresh database, an HTTP client, an SQL oracle, and the
-//! signals that end a process. It knows the contract (HTTP, SQL, environment) and nothing of the library's insides.
+//! signals that end a process. It knows the contract (HTTP, SQL, environment); `engines` alone uses the library, for tests of the engine.
 //! It never touches the configured database: every test brings its own.
 //!
 //! ```text
@@ -23,21 +23,25 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod backend;
+mod engines;
 mod eventually;
 mod http;
 mod lab;
 mod oracle;
 mod product;
 mod raw;
+mod random;
 mod server;
 mod stage;
 mod tools;
 
 pub(crate) use backend::Backend;
+pub(crate) use engines::{Process, database};
 pub(crate) use eventually::eventually;
 pub(crate) use http::Answer;
 pub(crate) use lab::{Lab, LabOutput};
 pub(crate) use raw::Wire;
+pub(crate) use random::{Random, number_from};
 pub(crate) use server::{Server, free_port};
 pub(crate) use stage::{Stage, run_on};
 pub(crate) use tools::{cache_dir, living_processes, missing_tools, npm_packages, python_packages};

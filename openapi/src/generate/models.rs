@@ -9,7 +9,7 @@ use super::{
 
 pub(super) fn write(document: &Document) -> Result<String, String> {
     let mut text = String::from(
-        "//! Requests and answers.\n\nuse poem_openapi::{Enum, Object};\n\nuse crate::{Given, JsonObject, Text};\n",
+        "//! Requests and answers.\n\nuse poem_openapi::{Enum, Object, types::MaybeUndefined};\n\nuse crate::{Given, JsonObject, Text};\n",
     );
     let requested = document.requested()?;
     for (name, schema) in document.schemas()? {
@@ -90,6 +90,8 @@ fn object(name: &str, schema: &Value, strict: bool) -> Result<String, String> {
             (false, false) => kind,
             // And they take null for a value that was left out.
             (true, false) if strict => format!("Given<{kind}>"),
+            // In a request, `null` says something else than nothing.
+            (true, true) if strict => format!("MaybeUndefined<{kind}>"),
             _ => format!("Option<{kind}>"),
         };
         let mut attributes = vec![format!("rename = {property:?}")];

@@ -2,7 +2,7 @@
 
 //! Requests and answers.
 
-use poem_openapi::{Enum, Object};
+use poem_openapi::{Enum, Object, types::MaybeUndefined};
 
 use crate::{JsonObject, Text};
 
@@ -362,6 +362,7 @@ pub struct PlanApproved {
     pub run_id: String,
 }
 
+<<<<<<< HEAD
 /// A slot to come.
 #[derive(Debug, Clone, PartialEq, Object)]
 #[oai(deny_unknown_fields)]
@@ -372,6 +373,103 @@ pub struct PreviewedSlot {
     /// In the time zone of the schedule, ISO 8601.
     #[oai(rename = "local")]
     pub local: String,
+=======
+/// A queue, its limits, and what is in it.
+#[derive(Debug, Clone, PartialEq, Object)]
+#[oai(deny_unknown_fields)]
+pub struct Queue {
+    /// Most workflows in execution, over all processes.
+    #[oai(rename = "concurrency")]
+    pub concurrency: Option<i32>,
+    /// Whether partitions take turns. With `partitionConcurrency` they do in any case.
+    #[oai(rename = "fair")]
+    pub fair: bool,
+    /// Most workflows that wait to start.
+    #[oai(rename = "maxBacklog")]
+    pub max_backlog: Option<i32>,
+    /// Its name.
+    #[oai(rename = "name")]
+    pub name: String,
+    /// Most workflows in execution per partition.
+    #[oai(rename = "partitionConcurrency")]
+    pub partition_concurrency: Option<i32>,
+    /// Whether nothing starts.
+    #[oai(rename = "paused")]
+    pub paused: bool,
+    /// Workflows that wait to start; 10000 says that there are at least so many.
+    #[oai(rename = "queued")]
+    pub queued: i64,
+    /// Most starts per period.
+    #[oai(rename = "rateLimit")]
+    pub rate_limit: Option<RateLimit>,
+    /// Workflows in execution; suspended ones are not.
+    #[oai(rename = "running")]
+    pub running: i64,
+    /// When its settings were changed, epoch milliseconds.
+    #[oai(rename = "updatedAt")]
+    pub updated_at: i64,
+    /// Most workflows in execution in one process.
+    #[oai(rename = "workerConcurrency")]
+    pub worker_concurrency: Option<i32>,
+}
+
+/// What is to change of a queue. What is absent stays, `null` removes a limit.
+#[derive(Debug, Clone, PartialEq, Object)]
+#[oai(deny_unknown_fields)]
+pub struct QueueChange {
+    /// Most workflows in execution, over all processes.
+    #[oai(
+        rename = "concurrency",
+        skip_serializing_if_is_none,
+        validator(minimum(value = "1"))
+    )]
+    pub concurrency: MaybeUndefined<i32>,
+    /// Whether partitions take turns.
+    #[oai(rename = "fair", skip_serializing_if_is_none)]
+    pub fair: Option<bool>,
+    /// Most workflows that wait to start.
+    #[oai(
+        rename = "maxBacklog",
+        skip_serializing_if_is_none,
+        validator(minimum(value = "1"))
+    )]
+    pub max_backlog: MaybeUndefined<i32>,
+    /// Most workflows in execution per partition.
+    #[oai(
+        rename = "partitionConcurrency",
+        skip_serializing_if_is_none,
+        validator(minimum(value = "1"))
+    )]
+    pub partition_concurrency: MaybeUndefined<i32>,
+    /// Whether nothing starts.
+    #[oai(rename = "paused", skip_serializing_if_is_none)]
+    pub paused: Option<bool>,
+    /// Most starts per period.
+    #[oai(rename = "rateLimit", skip_serializing_if_is_none)]
+    pub rate_limit: MaybeUndefined<RateLimit>,
+    /// Most workflows in execution in one process.
+    #[oai(
+        rename = "workerConcurrency",
+        skip_serializing_if_is_none,
+        validator(minimum(value = "1"))
+    )]
+    pub worker_concurrency: MaybeUndefined<i32>,
+}
+
+/// Most starts per period. Periods are windows by the database's clock, each beginning with its first start.
+#[derive(Debug, Clone, PartialEq, Object)]
+#[oai(deny_unknown_fields)]
+pub struct RateLimit {
+    /// Starts.
+    #[oai(rename = "max", validator(minimum(value = "1")))]
+    pub max: i32,
+    /// Milliseconds.
+    #[oai(
+        rename = "periodMs",
+        validator(minimum(value = "1"), maximum(value = "31536000000"))
+    )]
+    pub period_ms: i64,
+>>>>>>> 3e3130477194440dc55fbc03b7e45391337c3def
 }
 
 /// Why a run failed.

@@ -109,6 +109,33 @@ pub trait Service: Send + Sync + 'static {
         call: Call,
         wid: String,
     ) -> impl Future<Output = Result<Vec<WorkflowStep>, ApiError>> + Send;
+    /// Lists queues, by name
+    fn list_queues(&self, call: Call) -> impl Future<Output = Result<Vec<Queue>, ApiError>> + Send;
+    /// Reads a queue
+    fn get_queue(
+        &self,
+        call: Call,
+        name: String,
+    ) -> impl Future<Output = Result<Queue, ApiError>> + Send;
+    /// Changes limits of a queue
+    fn change_queue(
+        &self,
+        call: Call,
+        name: String,
+        body: QueueChange,
+    ) -> impl Future<Output = Result<Queue, ApiError>> + Send;
+    /// Lets nothing start any more; what runs goes on until it ends or suspends
+    fn pause_queue(
+        &self,
+        call: Call,
+        name: String,
+    ) -> impl Future<Output = Result<Queue, ApiError>> + Send;
+    /// Lets the queue start again
+    fn resume_queue(
+        &self,
+        call: Call,
+        name: String,
+    ) -> impl Future<Output = Result<Queue, ApiError>> + Send;
     /// Lists runs, newest first
     fn list_runs(
         &self,
@@ -221,6 +248,8 @@ enum Tag {
     Intents,
     #[oai(rename = "ops")]
     Ops,
+    #[oai(rename = "queues")]
+    Queues,
     #[oai(rename = "runs")]
     Runs,
     #[oai(rename = "schedules")]
@@ -265,6 +294,41 @@ enum ListWorkflowStepsSuccess {
     /// Lists the recorded steps of a workflow, by function id.
     #[oai(status = 200)]
     Ok(Json<Vec<WorkflowStep>>),
+}
+
+#[derive(ApiResponse)]
+enum ListQueuesSuccess {
+    /// Lists queues, by name.
+    #[oai(status = 200)]
+    Ok(Json<Vec<Queue>>),
+}
+
+#[derive(ApiResponse)]
+enum GetQueueSuccess {
+    /// Reads a queue.
+    #[oai(status = 200)]
+    Ok(Json<Queue>),
+}
+
+#[derive(ApiResponse)]
+enum ChangeQueueSuccess {
+    /// Changes limits of a queue.
+    #[oai(status = 200)]
+    Ok(Json<Queue>),
+}
+
+#[derive(ApiResponse)]
+enum PauseQueueSuccess {
+    /// Lets nothing start any more; what runs goes on until it ends or suspends.
+    #[oai(status = 200)]
+    Ok(Json<Queue>),
+}
+
+#[derive(ApiResponse)]
+enum ResumeQueueSuccess {
+    /// Lets the queue start again.
+    #[oai(status = 200)]
+    Ok(Json<Queue>),
 }
 
 #[derive(ApiResponse)]
@@ -529,6 +593,101 @@ impl<S: Service> Routes<S> {
             .list_workflow_steps(Call::of(request), wid.0)
             .await
             .map(|answer| ListWorkflowStepsSuccess::Ok(Json(answer)))
+    }
+
+    /// Lists queues, by name
+    #[oai(
+        path = "/api/queues",
+        method = "get",
+        operation_id = "listQueues",
+        tag = "Tag::Queues"
+    )]
+    async fn list_queues(&self, request: &Request) -> Result<ListQueuesSuccess, ApiError> {
+        self.0
+            .list_queues(Call::of(request))
+            .await
+            .map(|answer| ListQueuesSuccess::Ok(Json(answer)))
+    }
+
+    /// Reads a queue
+    #[oai(
+        path = "/api/queues/:name",
+        method = "get",
+        operation_id = "getQueue",
+        tag = "Tag::Queues"
+    )]
+    async fn get_queue(
+        &self,
+        request: &Request,
+        /// The queue's name.
+        #[oai(name = "name", validator(min_length = 1, max_length = 200))]
+        name: Path<String>,
+    ) -> Result<GetQueueSuccess, ApiError> {
+        self.0
+            .get_queue(Call::of(request), name.0)
+            .await
+            .map(|answer| GetQueueSuccess::Ok(Json(answer)))
+    }
+
+    /// Changes limits of a queue
+    #[oai(
+        path = "/api/queues/:name",
+        method = "put",
+        operation_id = "changeQueue",
+        tag = "Tag::Queues"
+    )]
+    async fn change_queue(
+        &self,
+        request: &Request,
+        /// The queue's name.
+        #[oai(name = "name", validator(min_length = 1, max_length = 200))]
+        name: Path<String>,
+        body: Json<QueueChange>,
+    ) -> Result<ChangeQueueSuccess, ApiError> {
+        self.0
+            .change_queue(Call::of(request), name.0, body.0)
+            .await
+            .map(|answer| ChangeQueueSuccess::Ok(Json(answer)))
+    }
+
+    /// Lets nothing start any more; what runs goes on until it ends or suspends
+    #[oai(
+        path = "/api/queues/:name/pause",
+        method = "post",
+        operation_id = "pauseQueue",
+        tag = "Tag::Queues"
+    )]
+    async fn pause_queue(
+        &self,
+        request: &Request,
+        /// The queue's name.
+        #[oai(name = "name", validator(min_length = 1, max_length = 200))]
+        name: Path<String>,
+    ) -> Result<PauseQueueSuccess, ApiError> {
+        self.0
+            .pause_queue(Call::of(request), name.0)
+            .await
+            .map(|answer| PauseQueueSuccess::Ok(Json(answer)))
+    }
+
+    /// Lets the queue start again
+    #[oai(
+        path = "/api/queues/:name/resume",
+        method = "post",
+        operation_id = "resumeQueue",
+        tag = "Tag::Queues"
+    )]
+    async fn resume_queue(
+        &self,
+        request: &Request,
+        /// The queue's name.
+        #[oai(name = "name", validator(min_length = 1, max_length = 200))]
+        name: Path<String>,
+    ) -> Result<ResumeQueueSuccess, ApiError> {
+        self.0
+            .resume_queue(Call::of(request), name.0)
+            .await
+            .map(|answer| ResumeQueueSuccess::Ok(Json(answer)))
     }
 
     /// Lists runs, newest first

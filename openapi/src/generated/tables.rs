@@ -68,6 +68,36 @@ pub const OPERATIONS: &[Operation] = &[
     },
     Operation {
         method: "GET",
+        path: "/api/queues",
+        query: &[],
+        body: Body::None,
+    },
+    Operation {
+        method: "GET",
+        path: "/api/queues/{name}",
+        query: &[],
+        body: Body::None,
+    },
+    Operation {
+        method: "PUT",
+        path: "/api/queues/{name}",
+        query: &[],
+        body: Body::Required,
+    },
+    Operation {
+        method: "POST",
+        path: "/api/queues/{name}/pause",
+        query: &[],
+        body: Body::None,
+    },
+    Operation {
+        method: "POST",
+        path: "/api/queues/{name}/resume",
+        query: &[],
+        body: Body::None,
+    },
+    Operation {
+        method: "GET",
         path: "/api/runs",
         query: &[
             "status",

@@ -13,8 +13,10 @@ use crate::{
     store::{
         StoreError,
         backend::retrying,
+        candidates,
         claims::{self, Claimed},
-        queue_limits::{self, Allowance},
+        queue_limits,
+        turns::{self, Choice, Wish},
     },
 };
 
@@ -104,13 +106,18 @@ impl Worker {
                 again.queues.insert(queue);
                 continue;
             }
-            let (claimed, blocked) = self
-                .claim_limited(life, &queue, hints.due, free.min(CLAIM_BATCH))
-                .await?;
+            let wish = Wish {
+                queue: &queue,
+                due: hints.due,
+                slots: free.min(CLAIM_BATCH),
+            };
+            let (claimed, choice) = self.claim_limited(life, wish).await?;
             free = free.saturating_sub(claimed.len() as u64);
-            if blocked {
-                life.blocked.insert(queue);
-            } else if !claimed.is_empty() {
+            life.turns.insert(queue.clone(), choice.turn);
+            if choice.blocked {
+                life.blocked.insert(queue.clone());
+            }
+            if choice.more {
                 again.due |= hints.due;
                 again.queues.insert(queue);
             }
@@ -148,7 +155,7 @@ impl Worker {
             let mut more = Hints::default();
             let mut found = Vec::new();
             if let Some(open) = due {
-                found = claims::lock_due(&tx, &life.claimer, open, limit).await?;
+                found = candidates::lock_due(&tx, &life.claimer, open, limit).await?;
                 more.due = found.len() as u64 == limit;
             }
             let woken = found.len();
@@ -158,18 +165,14 @@ impl Worker {
                     more.queues.insert((*queue).clone());
                     continue;
                 }
-                let allowance = Allowance {
-                    start: left,
-                    ..Allowance::default()
-                };
-                let queued = claims::lock_queued(&tx, &life.claimer, queue, &allowance).await?;
+                let queued = candidates::lock_queued(&tx, &life.claimer, queue, left).await?;
                 if queued.len() as u64 == left {
                     more.queues.insert((*queue).clone());
                 }
                 found.extend(queued);
             }
             claimable_at_point(woken, found.len());
-            let claimed = claims::take(&tx, &life.claimer, found, false).await?;
+            let claimed = claims::take(&tx, &life.claimer, found, None).await?;
             tx.commit().await?;
             claimed_at_point(woken, claimed.len());
             Ok((claimed, more))
@@ -177,43 +180,29 @@ impl Worker {
         .await
     }
 
-    /// Claims from a queue with limits, whose row is the lock: what is counted after it is true until the commit. Says also whether a limit
-    /// allowed less than was asked for.
+    /// Claims from a queue with limits, whose row is the lock: what is counted after it is true until the commit.
     async fn claim_limited(
         &self,
         life: &Incarnation,
-        queue: &str,
-        due: bool,
-        limit: u64,
-    ) -> Result<(Vec<Claimed>, bool), StoreError> {
+        wish: Wish<'_>,
+    ) -> Result<(Vec<Claimed>, Choice), StoreError> {
+        let (claimer, queue) = (&life.claimer, wish.queue);
+        let turn = life.turns.get(queue).cloned().unwrap_or_default();
         retrying(|| async {
             let tx = self.db.begin().await?;
             let Some(row) = queue_limits::lock(&tx, queue).await? else {
-                return Ok((Vec::new(), false));
+                return Ok((Vec::new(), Choice::default()));
             };
-            let live = queue_limits::live(&tx, queue, &life.claimer.executor_id).await?;
-            let allowance = queue_limits::allowance(&row, live, limit);
-            let mut found = Vec::new();
-            if due && allowance.wake > 0 {
-                found = claims::lock_due(&tx, &life.claimer, &[queue.to_owned()], allowance.wake)
-                    .await?;
-            }
-            let woken = found.len();
-            let start = allowance.start.min(allowance.wake - woken as u64);
-            if start > 0 {
-                found.extend(
-                    claims::lock_queued(
-                        &tx,
-                        &life.claimer,
-                        queue,
-                        &Allowance { start, ..allowance },
-                    )
-                    .await?,
-                );
-            }
-            let started = found.len() - woken;
+            let live =
+                queue_limits::live(&tx, queue, &claimer.executor_id, row.takes_turns()).await?;
+            let allowance = queue_limits::allowance(&row, &live, wish.slots);
+            let mut choice =
+                turns::choose(&tx, claimer, wish, &row, (&live, &allowance), &turn).await?;
+            let found = std::mem::take(&mut choice.candidates);
+            let (woken, started) = (choice.woken, found.len() - choice.woken);
             claimable_at_point(woken, found.len());
-            let claimed = claims::take(&tx, &life.claimer, found, allowance.rate_limited).await?;
+            let rated_at = allowance.rate_limited.then_some(live.now);
+            let claimed = claims::take(&tx, claimer, found, rated_at).await?;
             if allowance.rate_limited && started > 0 {
                 queue_limits::spend(&tx, queue, &row, live.now, started).await?;
             }
@@ -222,7 +211,7 @@ impl Worker {
                 self.signals.due_at(opens_at);
             }
             claimed_at_point(woken, claimed.len());
-            Ok((claimed, allowance.wake < limit || allowance.start < limit))
+            Ok((claimed, choice))
         })
         .await
     }
