@@ -186,13 +186,17 @@ async fn start(server: &Server, recipe: &str, inputs: Value) -> String {
     intent
 }
 
-/// A command that says when it starts and ends, and takes `seconds` between.
-fn command(stage: &Stage, seconds: u32) -> String {
+/// A command that says when it starts and ends, and waits between until it is let go.
+fn command(stage: &Stage) -> String {
     let log = stage.dir().join("effects");
     format!(
-        "echo start >> {0}; sleep {seconds}; echo end >> {0}",
+        "echo start >> {0}; while [ ! -e {0}.go ]; do sleep 0.1; done; echo end >> {0}",
         log.display()
     )
+}
+
+fn let_go(stage: &Stage) {
+    fs::write(stage.dir().join("effects.go"), "").unwrap();
 }
 
 fn effects(stage: &Stage) -> Vec<String> {
@@ -275,13 +279,16 @@ async fn bring_about(stage: &Stage, situation: Situation) -> World {
             run
         }
         Situation::Running | Situation::WaitingForChildren | Situation::OwnedByADeadProcess => {
-            let run = start(&server, "patient", json!({"command": command(stage, 2)})).await;
+            let run = start(&server, "patient", json!({"command": command(stage)})).await;
             until_started(stage).await;
             run
         }
         Situation::InABackOff => {
             let run = start(&server, "patient", json!({"command": "FLAKY_INFRA_FAIL"})).await;
-            // Between the second and the third attempt lie two seconds.
+            // The pause before the second attempt is spent in memory; the one before the third is not, and cannot end in a paused queue.
+            let attempted = "SELECT CASE WHEN count(*) > 0 THEN 1 ELSE 0 END FROM app.sbx_runs";
+            until("an attempt", stage, attempted, 1).await;
+            pause(stage, "sbxQ", true).await;
             until(
                 "two attempts",
                 stage,
@@ -292,7 +299,7 @@ async fn bring_about(stage: &Stage, situation: Situation) -> World {
             run
         }
         Situation::Suspended => {
-            let run = start(&server, "patient", json!({"command": command(stage, 0)})).await;
+            let run = start(&server, "patient", json!({"command": command(stage)})).await;
             until("a child is queued", stage, "SELECT count(*) FROM dbos.workflow_status WHERE queue_name = 'sbxQ' AND status = 'ENQUEUED'", 1).await;
             run
         }
@@ -314,6 +321,8 @@ async fn all_three_hold(stage: &Stage, situation: Situation) {
     let World { server, workflow } = bring_about(stage, situation).await;
     let is_run = !matches!(situation, Situation::Queued | Situation::Asleep);
 
+    // No task of the fork starts before it is cancelled. A queue with limits reads its row at every claim, so that this holds at once.
+    pause(stage, "sbxQ", true).await;
     let forked = match case.fork_at {
         None => {
             server
@@ -343,6 +352,7 @@ async fn all_three_hold(stage: &Stage, situation: Situation) {
             "{header}"
         );
     }
+    let_go(stage);
     until_nobody_executes(stage).await;
     assert!(
         !recorded(stage, &workflow)
@@ -458,11 +468,15 @@ on_both_databases! {
     async fn a_command_that_is_cancelled_and_resumed_at_once_never_runs_twice_at_the_same_time(stage: Stage) {
         let server = stage.serve_with(&LIVE).await;
         seed_patient_recipe(&stage).await;
-        let run = start(&server, "patient", json!({"command": command(&stage, 5)})).await;
+        let run = start(&server, "patient", json!({"command": command(&stage)})).await;
         until_started(&stage).await;
 
         cancel(&server, &run).await;
         resume(&server, &run).await;
+        let in_progress = "SELECT count(*) FROM app.claims c JOIN dbos.workflow_status s ON s.workflow_uuid = c.workflow_id \
+                           WHERE s.status = 'ENQUEUED' AND s.parent_workflow_id IS NOT NULL";
+        until("the task is queued again while its command runs", &stage, in_progress, 1).await;
+        let_go(&stage);
 
         server.wait_status(&run, "SUCCESS").await;
         assert_never_side_by_side(&stage, 1);
@@ -499,7 +513,7 @@ on_both_databases! {
     async fn a_child_that_somebody_cancels_alone_is_an_error_of_its_parent(stage: Stage) {
         let server = stage.serve_with(&LIVE).await;
         seed_patient_recipe(&stage).await;
-        let run = start(&server, "patient", json!({"command": command(&stage, 2)})).await;
+        let run = start(&server, "patient", json!({"command": command(&stage)})).await;
         until_started(&stage).await;
         let child = children(&stage, &run).await[0].0.clone();
 
@@ -508,6 +522,7 @@ on_both_databases! {
         let header = server.wait_status(&run, "ERROR").await;
         assert_eq!(header["error"]["code"], "child_cancelled", "{header}");
         // The step in progress was kept, and the child goes on alone.
+        let_go(&stage);
         until_nobody_executes(&stage).await;
         resume(&server, &child).await;
         until_status(&server, &child, "SUCCESS").await;
@@ -541,13 +556,14 @@ on_both_databases! {
     async fn a_deadline_cancels_the_children_too_and_a_resume_forgets_it(stage: Stage) {
         let server = stage.serve_with(&LIVE).await;
         seed_patient_recipe(&stage).await;
-        let intent = server.create_intent("late", json!({"command": command(&stage, 4)})).await;
+        let intent = server.create_intent("late", json!({"command": command(&stage)})).await;
         let request = json!({"intentId": intent, "queuePartitionKey": "t", "recipeName": "patient", "timeoutMS": 1500});
         server.post("/api/runs", &request).await.expect(202);
 
         server.wait_status(&intent, "CANCELLED").await;
         assert_eq!(children(&stage, &intent).await[0].1, "CANCELLED");
 
+        let_go(&stage);
         resume(&server, &intent).await;
         server.wait_status(&intent, "SUCCESS").await;
         assert_never_side_by_side(&stage, 1);
@@ -556,7 +572,7 @@ on_both_databases! {
     async fn what_another_client_cancels_and_resumes_is_carried_to_run_and_children(stage: Stage) {
         let server = stage.serve_with(&LIVE).await;
         seed_patient_recipe(&stage).await;
-        let run = start(&server, "patient", json!({"command": command(&stage, 3)})).await;
+        let run = start(&server, "patient", json!({"command": command(&stage)})).await;
         until_started(&stage).await;
 
         // The two statements of the official client, for the parent alone.
@@ -569,6 +585,7 @@ on_both_databases! {
         let header = server.wait_status(&run, "CANCELLED").await;
         assert!(header["endedAt"].is_i64(), "{header}");
         until("the child is cancelled", &stage, "SELECT count(*) FROM dbos.workflow_status WHERE parent_workflow_id IS NOT NULL AND status = 'CANCELLED'", 1).await;
+        let_go(&stage);
         until_nobody_executes(&stage).await;
 
         stage.sql_execute(&format!(
@@ -613,6 +630,34 @@ on_both_databases! {
         let steps: Vec<Value> = server.steps("theirs").await.iter().map(|step| step["stepID"].clone()).collect();
         assert_eq!(steps, ["CompileST", "ApplyPatchST", "DecideST", "ExecuteST"]);
         assert_eq!(server.header(&run).await["nextAction"], "APPROVE_PLAN", "the original waits as before");
+    }
+
+    async fn a_run_that_another_client_rewinds_goes_on_and_counts_its_executions(stage: Stage) {
+        let server = stage.serve().await;
+        let run = server.start_golden_run().await;
+        server.approve(&run).await;
+        server.wait_status(&run, "SUCCESS").await;
+        let decide = recorded(&stage, &run).await.iter().position(|name| name == "DecideST").unwrap();
+
+        // As the official clients rewind: what is recorded from the step on goes, and the workflow is on their queue.
+        for statement in [
+            format!("DELETE FROM dbos.operation_outputs WHERE workflow_uuid = '{run}' AND function_id >= {decide}"),
+            format!("DELETE FROM dbos.workflow_output WHERE workflow_uuid = '{run}'"),
+            format!("UPDATE dbos.workflow_status SET status = 'ENQUEUED', owner_xid = NULL, queue_name = '_dbos_internal_queue', recovery_attempts = 0, \
+                     started_at_epoch_ms = NULL, completed_at = NULL WHERE workflow_uuid = '{run}'"),
+        ] {
+            stage.sql_execute(&statement).await;
+        }
+
+        until_status(&server, &run, "SUCCESS").await;
+        server.wait_status(&run, "SUCCESS").await;
+        let steps: Vec<(Value, Value)> = server.steps(&run).await.iter().map(|step| (step["stepID"].clone(), step["attempt"].clone())).collect();
+        let expected = [("CompileST", 1), ("ApplyPatchST", 1), ("DecideST", 1), ("ExecuteST", 1), ("DecideST", 2), ("ExecuteST", 2)];
+        assert_eq!(steps, expected.map(|(step, attempt)| (json!(step), json!(attempt))));
+        let again = server.steps(&run).await[4]["artifactRefs"][0]["id"].as_str().unwrap().to_owned();
+        assert_eq!(server.artifact(&again).await.status, 200);
+        assert_eq!(stage.sql_count("SELECT count(*) FROM app.sbx_runs").await, 1, "the task had ended, and is not done again");
+        stage.assert_no_duplicates().await;
     }
 
     async fn a_fork_of_a_task_leaves_everything_under_its_own_id(stage: Stage) {
@@ -755,8 +800,10 @@ on_postgres! {
         let server = stage.serve_with(&LIVE).await;
         seed_patient_recipe(&stage).await;
         for action in ["cancel", "cancel-tree"] {
-            let _ = fs::remove_file(stage.dir().join("effects"));
-            let run = start(&server, "patient", json!({"command": command(&stage, 6)})).await;
+            for file in ["effects", "effects.go"] {
+                let _ = fs::remove_file(stage.dir().join(file));
+            }
+            let run = start(&server, "patient", json!({"command": command(&stage)})).await;
             until_started(&stage).await;
 
             official(&stage, &[action, &run]).await;
@@ -766,6 +813,7 @@ on_postgres! {
             let noted = format!("SELECT count(*) FROM app.cancellations WHERE cancelled_by = '{run}'");
             until("its parent is noted", &stage, &noted, 1).await;
 
+            let_go(&stage);
             official(&stage, &["resume", &run]).await;
             until_status(&server, &run, "SUCCESS").await;
             assert_never_side_by_side(&stage, 1);
@@ -774,6 +822,9 @@ on_postgres! {
 
             let forked = official(&stage, &["fork", &run, "2"]).await;
             until_status(&server, &forked, "SUCCESS").await;
+            // It may have ended before anybody saw that it has no run.
+            let adopted = format!("SELECT count(*) FROM app.runs WHERE id = '{forked}'");
+            until("the fork has a run", &stage, &adopted, 1).await;
             let header = server.wait_status(&forked, "SUCCESS").await;
             assert_eq!(header["forkedFrom"], run.as_str());
             assert_eq!(server.steps(&forked).await.len(), 4);

@@ -10,8 +10,10 @@ use crate::store::{Database, StoreError, cancellations, executors, waits};
 /// How often stale waits and strays are looked for: they do no harm, they only look untidy or wait.
 const TIDY_EVERY: Duration = Duration::from_secs(15);
 
-/// How far back a tidy round looks for cancels by other clients, and the first round of a process: to the beginning.
-const LOOK_BACK_MS: (i64, i64) = (120_000, i64::MAX / 2);
+/// How long heartbeats may fail to come before what they say of cancels by other clients is not enough.
+const LONGEST_GAP: Duration = Duration::from_secs(4);
+/// How far back a look for cancels by other clients goes beyond the one before, for clocks and transactions that overlap.
+const OVERLAP_MS: i64 = 30_000;
 
 /// What a round has found.
 #[derive(Debug, Clone, Copy, Default)]
@@ -28,8 +30,8 @@ pub(super) struct Reconciler {
     from: String,
     strays: i64,
     tidied: Instant,
-    /// How far back the next look for cancels by other clients goes when it is due by itself.
-    look_back_ms: i64,
+    /// When the last round was; none before the first, which looks back to the beginning.
+    last: Option<Instant>,
 }
 
 impl Reconciler {
@@ -38,7 +40,7 @@ impl Reconciler {
             from: String::new(),
             strays: 0,
             tidied: Instant::now(),
-            look_back_ms: LOOK_BACK_MS.1,
+            last: None,
         }
     }
 
@@ -57,11 +59,15 @@ impl Reconciler {
     ) -> Result<Found, StoreError> {
         let tidy = self.tidied.elapsed() >= TIDY_EVERY;
         let mut found = Found::default();
-        if tidy || cancelled_elsewhere || self.look_back_ms == LOOK_BACK_MS.1 {
-            found.cancelled = cancellations::carry_on(db, self.look_back_ms).await?;
+        let gap = self.last.map(|at| at.elapsed());
+        if cancelled_elsewhere || gap.is_none_or(|gap| gap > LONGEST_GAP) {
+            let look_back_ms = gap
+                .and_then(|gap| i64::try_from(gap.as_millis()).ok())
+                .map_or(i64::MAX / 2, |gap_ms| gap_ms + OVERLAP_MS);
+            found.cancelled = cancellations::carry_on(db, look_back_ms).await?;
             found.due = found.cancelled;
-            self.look_back_ms = LOOK_BACK_MS.0;
         }
+        self.last = Some(Instant::now());
         match end {
             Some(end) => {
                 found.due |= waits::reconcile(&db.write(), &self.from, &end).await? > 0;

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// The pause between two looks.
-const EVERY: Duration = Duration::from_secs(2);
+const EVERY: Duration = Duration::from_secs(3);
 /// How far back a look goes: a few times its pause, for clocks and transactions that overlap.
 const LOOK_BACK_MS: i64 = 60_000;
 

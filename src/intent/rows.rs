@@ -62,6 +62,8 @@ const MARKS: TableShape = TableShape {
     json: &[],
 };
 
+/// The attempt of a step and of its artifacts counts its executions in the run: more than one where another client has rewound the workflow.
+const NEXT_ATTEMPT: RowChange = RowChange::InsertNext("attempt");
 /// In the place of a task's key, for artifacts of a whole step.
 pub(super) const NO_TASK: &str = "-";
 /// The place of the artifact of a step that has no output.
@@ -116,7 +118,7 @@ pub(super) fn step_run(step: &StepRun) -> Row {
         "run_id": step.run, "step_id": step.step, "attempt": 1, "name": step.phase, "trace_id": step.trace_id, "span_id": step.span_id,
         "started_at": step.started_at, "finished_at": step.finished_at, "error": step.error,
     });
-    row(&RUN_STEPS, RowChange::Insert, values)
+    row(&RUN_STEPS, NEXT_ATTEMPT, values)
 }
 
 /// What an artifact holds.
@@ -171,7 +173,7 @@ pub(super) fn artifact(artifact: &Artifact) -> Row {
             );
         }
     }
-    row(&ARTIFACTS, RowChange::Insert, values)
+    row(&ARTIFACTS, NEXT_ATTEMPT, values)
 }
 
 /// A call of the planner and its answer.

@@ -16,6 +16,8 @@ use super::{
 pub enum RowChange {
     /// A new row; an existing one is an error.
     Insert,
+    /// A new row, whose named column of the key counts the rows that agree in the rest of it, from 1.
+    InsertNext(&'static str),
     /// The columns given replace those of the row with the same key.
     Update,
     /// A new row, or one more in the named column of the existing row.
@@ -73,7 +75,25 @@ fn row_statement(
     change: RowChange,
     columns: &[String],
 ) -> String {
-    let (source, select) = sql.table_rows(table, columns);
+    let (source, mut select) = sql.table_rows(table, columns);
+    if let RowChange::InsertNext(counted) = change {
+        let same: Vec<String> = columns
+            .iter()
+            .zip(&select)
+            .filter(|(c, _)| table.key.contains(&c.as_str()) && *c != counted)
+            .map(|(c, v)| format!("e.\"{c}\" = {v}"))
+            .collect();
+        let next = format!(
+            "(SELECT COALESCE(max(e.\"{counted}\"), 0) + 1 FROM \"app\".{} e WHERE {})",
+            table.name,
+            same.join(" AND ")
+        );
+        columns
+            .iter()
+            .zip(&mut select)
+            .filter(|(c, _)| *c == counted)
+            .for_each(|(_, v)| v.clone_from(&next));
+    }
     let quoted: Vec<String> = columns.iter().map(|c| format!("\"{c}\"")).collect();
     let insert = format!(
         "INSERT INTO \"app\".{} AS t ({}) SELECT {} FROM {source}",
@@ -82,7 +102,7 @@ fn row_statement(
         select.join(", ")
     );
     match change {
-        RowChange::Insert => insert,
+        RowChange::Insert | RowChange::InsertNext(_) => insert,
         RowChange::Count(column) => {
             format!(
                 "{insert} WHERE true ON CONFLICT ({}) DO UPDATE SET \"{column}\" = t.\"{column}\" + 1",

@@ -252,20 +252,19 @@ pub async fn reclaim_strays(
     cursor: i64,
     expiry_ms: i64,
 ) -> Result<Option<i64>, StoreError> {
-    let tx = db.begin().await?;
-    let sql = dialect(&tx);
+    let read = db.read();
+    let sql = dialect(&read);
     let now = sql.now();
     let text = "SELECT max(created_at) FROM (SELECT created_at FROM \"dbos\".workflow_status WHERE status = 'PENDING' AND created_at > $1 \
                 ORDER BY created_at LIMIT 1000) AS r";
-    let end: Option<i64> = match tx
-        .query_one_raw(statement(&tx, text, [cursor.into()]))
+    let end: Option<i64> = match read
+        .query_one_raw(statement(&read, text, [cursor.into()]))
         .await?
     {
         Some(row) => row.try_get_by_index(0)?,
         None => None,
     };
     let Some(end) = end else {
-        tx.commit().await?;
         return Ok(None);
     };
     let stray = format!(
@@ -273,11 +272,18 @@ pub async fn reclaim_strays(
          AND s.updated_at < {now} - $3 AND NOT EXISTS (SELECT 1 FROM \"app\".claims c WHERE c.workflow_id = s.workflow_uuid) \
          AND (s.owner_xid IS NOT NULL OR NOT EXISTS (SELECT 1 FROM \"app\".waits w WHERE w.workflow_id = s.workflow_uuid))"
     );
-    let text = format!(
-        "SELECT s.workflow_uuid FROM \"dbos\".workflow_status s WHERE {stray} {}",
-        sql.lock_free("s")
-    );
+    let text = format!("SELECT s.workflow_uuid FROM \"dbos\".workflow_status s WHERE {stray}");
     let values = [cursor.into(), end.into(), expiry_ms.into()];
+    // There are hardly ever any, and an idle process should not begin transactions.
+    if read
+        .query_one_raw(statement(&read, format!("{text} LIMIT 1"), values.clone()))
+        .await?
+        .is_none()
+    {
+        return Ok(Some(end));
+    }
+    let tx = db.begin().await?;
+    let text = format!("{text} {}", sql.lock_free("s"));
     let ids: Vec<String> = tx
         .query_all_raw(statement(&tx, text, values))
         .await?

@@ -12,7 +12,7 @@ use poem_openapi::{
 };
 
 use super::models::*;
-use crate::{ApiError, Call, Content, Events, Page};
+use crate::{ApiError, Call, Content, Page};
 
 /// The query of `listWorkflows`.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -46,29 +46,6 @@ pub struct ListRunsQuery {
     pub limit: Option<i64>,
     /// Where the previous page ended.
     pub cursor: Option<String>,
-}
-
-/// The query of `streamRun`.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct StreamRunQuery {
-    /// Whether to wait for what has not happened yet; true by default.
-    pub follow: Option<bool>,
-}
-
-/// The query of `listSchedules`.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct ListSchedulesQuery {
-    /// At most so many.
-    pub limit: Option<i64>,
-    /// Where the previous page ended.
-    pub cursor: Option<String>,
-}
-
-/// The query of `previewSchedule`.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct PreviewScheduleQuery {
-    /// How many; 10 by default.
-    pub count: Option<i64>,
 }
 
 /// What the service does.
@@ -109,33 +86,6 @@ pub trait Service: Send + Sync + 'static {
         call: Call,
         wid: String,
     ) -> impl Future<Output = Result<Vec<WorkflowStep>, ApiError>> + Send;
-    /// Lists queues, by name
-    fn list_queues(&self, call: Call) -> impl Future<Output = Result<Vec<Queue>, ApiError>> + Send;
-    /// Reads a queue
-    fn get_queue(
-        &self,
-        call: Call,
-        name: String,
-    ) -> impl Future<Output = Result<Queue, ApiError>> + Send;
-    /// Changes limits of a queue
-    fn change_queue(
-        &self,
-        call: Call,
-        name: String,
-        body: QueueChange,
-    ) -> impl Future<Output = Result<Queue, ApiError>> + Send;
-    /// Lets nothing start any more; what runs goes on until it ends or suspends
-    fn pause_queue(
-        &self,
-        call: Call,
-        name: String,
-    ) -> impl Future<Output = Result<Queue, ApiError>> + Send;
-    /// Lets the queue start again
-    fn resume_queue(
-        &self,
-        call: Call,
-        name: String,
-    ) -> impl Future<Output = Result<Queue, ApiError>> + Send;
     /// Lists runs, newest first
     fn list_runs(
         &self,
@@ -174,68 +124,12 @@ pub trait Service: Send + Sync + 'static {
         call: Call,
         wid: String,
     ) -> impl Future<Output = Result<Vec<StepRow>, ApiError>> + Send;
-    /// Streams what happens in a run, as it happens
-    fn stream_run(
-        &self,
-        call: Call,
-        wid: String,
-        query: StreamRunQuery,
-    ) -> impl Future<Output = Result<Events, ApiError>> + Send;
     /// Reads everything about a run, with the reason why it is where it is
     fn get_run_view(
         &self,
         call: Call,
         wid: String,
     ) -> impl Future<Output = Result<RunView, ApiError>> + Send;
-    /// Lists schedules, newest first
-    fn list_schedules(
-        &self,
-        call: Call,
-        query: ListSchedulesQuery,
-    ) -> impl Future<Output = Result<ScheduleList, ApiError>> + Send;
-    /// Stores a schedule, which fires from now on
-    fn create_schedule(
-        &self,
-        call: Call,
-        body: NewSchedule,
-    ) -> impl Future<Output = Result<Schedule, ApiError>> + Send;
-    /// Deletes a schedule
-    fn delete_schedule(
-        &self,
-        call: Call,
-        name: String,
-    ) -> impl Future<Output = Result<Accepted, ApiError>> + Send;
-    /// Reads a schedule with its last slots, those that did not fire included
-    fn get_schedule(
-        &self,
-        call: Call,
-        name: String,
-    ) -> impl Future<Output = Result<Schedule, ApiError>> + Send;
-    /// Stops a schedule from firing until it is resumed
-    fn pause_schedule(
-        &self,
-        call: Call,
-        name: String,
-    ) -> impl Future<Output = Result<Schedule, ApiError>> + Send;
-    /// Tells the next slots of a schedule
-    fn preview_schedule(
-        &self,
-        call: Call,
-        name: String,
-        query: PreviewScheduleQuery,
-    ) -> impl Future<Output = Result<SchedulePreview, ApiError>> + Send;
-    /// Lets a schedule fire again, from now on
-    fn resume_schedule(
-        &self,
-        call: Call,
-        name: String,
-    ) -> impl Future<Output = Result<Schedule, ApiError>> + Send;
-    /// Starts now what the schedule starts
-    fn trigger_schedule(
-        &self,
-        call: Call,
-        name: String,
-    ) -> impl Future<Output = Result<ScheduleTriggered, ApiError>> + Send;
     /// Answers ok while the database answers
     fn get_health(&self, call: Call) -> impl Future<Output = Result<Health, ApiError>> + Send;
 }
@@ -248,12 +142,8 @@ enum Tag {
     Intents,
     #[oai(rename = "ops")]
     Ops,
-    #[oai(rename = "queues")]
-    Queues,
     #[oai(rename = "runs")]
     Runs,
-    #[oai(rename = "schedules")]
-    Schedules,
     #[oai(rename = "health")]
     Health,
 }
@@ -294,41 +184,6 @@ enum ListWorkflowStepsSuccess {
     /// Lists the recorded steps of a workflow, by function id.
     #[oai(status = 200)]
     Ok(Json<Vec<WorkflowStep>>),
-}
-
-#[derive(ApiResponse)]
-enum ListQueuesSuccess {
-    /// Lists queues, by name.
-    #[oai(status = 200)]
-    Ok(Json<Vec<Queue>>),
-}
-
-#[derive(ApiResponse)]
-enum GetQueueSuccess {
-    /// Reads a queue.
-    #[oai(status = 200)]
-    Ok(Json<Queue>),
-}
-
-#[derive(ApiResponse)]
-enum ChangeQueueSuccess {
-    /// Changes limits of a queue.
-    #[oai(status = 200)]
-    Ok(Json<Queue>),
-}
-
-#[derive(ApiResponse)]
-enum PauseQueueSuccess {
-    /// Lets nothing start any more; what runs goes on until it ends or suspends.
-    #[oai(status = 200)]
-    Ok(Json<Queue>),
-}
-
-#[derive(ApiResponse)]
-enum ResumeQueueSuccess {
-    /// Lets the queue start again.
-    #[oai(status = 200)]
-    Ok(Json<Queue>),
 }
 
 #[derive(ApiResponse)]
@@ -378,62 +233,6 @@ enum GetRunViewSuccess {
     /// Reads everything about a run, with the reason why it is where it is.
     #[oai(status = 200)]
     Ok(Json<RunView>),
-}
-
-#[derive(ApiResponse)]
-enum ListSchedulesSuccess {
-    /// Lists schedules, newest first.
-    #[oai(status = 200)]
-    Ok(Json<ScheduleList>),
-}
-
-#[derive(ApiResponse)]
-enum CreateScheduleSuccess {
-    /// Stores a schedule, which fires from now on.
-    #[oai(status = 201)]
-    Ok(Json<Schedule>),
-}
-
-#[derive(ApiResponse)]
-enum DeleteScheduleSuccess {
-    /// Deletes a schedule.
-    #[oai(status = 200)]
-    Ok(Json<Accepted>),
-}
-
-#[derive(ApiResponse)]
-enum GetScheduleSuccess {
-    /// Reads a schedule with its last slots, those that did not fire included.
-    #[oai(status = 200)]
-    Ok(Json<Schedule>),
-}
-
-#[derive(ApiResponse)]
-enum PauseScheduleSuccess {
-    /// Stops a schedule from firing until it is resumed.
-    #[oai(status = 200)]
-    Ok(Json<Schedule>),
-}
-
-#[derive(ApiResponse)]
-enum PreviewScheduleSuccess {
-    /// Tells the next slots of a schedule.
-    #[oai(status = 200)]
-    Ok(Json<SchedulePreview>),
-}
-
-#[derive(ApiResponse)]
-enum ResumeScheduleSuccess {
-    /// Lets a schedule fire again, from now on.
-    #[oai(status = 200)]
-    Ok(Json<Schedule>),
-}
-
-#[derive(ApiResponse)]
-enum TriggerScheduleSuccess {
-    /// Starts now what the schedule starts.
-    #[oai(status = 202)]
-    Ok(Json<ScheduleTriggered>),
 }
 
 #[derive(ApiResponse)]
@@ -595,101 +394,6 @@ impl<S: Service> Routes<S> {
             .map(|answer| ListWorkflowStepsSuccess::Ok(Json(answer)))
     }
 
-    /// Lists queues, by name
-    #[oai(
-        path = "/api/queues",
-        method = "get",
-        operation_id = "listQueues",
-        tag = "Tag::Queues"
-    )]
-    async fn list_queues(&self, request: &Request) -> Result<ListQueuesSuccess, ApiError> {
-        self.0
-            .list_queues(Call::of(request))
-            .await
-            .map(|answer| ListQueuesSuccess::Ok(Json(answer)))
-    }
-
-    /// Reads a queue
-    #[oai(
-        path = "/api/queues/:name",
-        method = "get",
-        operation_id = "getQueue",
-        tag = "Tag::Queues"
-    )]
-    async fn get_queue(
-        &self,
-        request: &Request,
-        /// The queue's name.
-        #[oai(name = "name", validator(min_length = 1, max_length = 200))]
-        name: Path<String>,
-    ) -> Result<GetQueueSuccess, ApiError> {
-        self.0
-            .get_queue(Call::of(request), name.0)
-            .await
-            .map(|answer| GetQueueSuccess::Ok(Json(answer)))
-    }
-
-    /// Changes limits of a queue
-    #[oai(
-        path = "/api/queues/:name",
-        method = "put",
-        operation_id = "changeQueue",
-        tag = "Tag::Queues"
-    )]
-    async fn change_queue(
-        &self,
-        request: &Request,
-        /// The queue's name.
-        #[oai(name = "name", validator(min_length = 1, max_length = 200))]
-        name: Path<String>,
-        body: Json<QueueChange>,
-    ) -> Result<ChangeQueueSuccess, ApiError> {
-        self.0
-            .change_queue(Call::of(request), name.0, body.0)
-            .await
-            .map(|answer| ChangeQueueSuccess::Ok(Json(answer)))
-    }
-
-    /// Lets nothing start any more; what runs goes on until it ends or suspends
-    #[oai(
-        path = "/api/queues/:name/pause",
-        method = "post",
-        operation_id = "pauseQueue",
-        tag = "Tag::Queues"
-    )]
-    async fn pause_queue(
-        &self,
-        request: &Request,
-        /// The queue's name.
-        #[oai(name = "name", validator(min_length = 1, max_length = 200))]
-        name: Path<String>,
-    ) -> Result<PauseQueueSuccess, ApiError> {
-        self.0
-            .pause_queue(Call::of(request), name.0)
-            .await
-            .map(|answer| PauseQueueSuccess::Ok(Json(answer)))
-    }
-
-    /// Lets the queue start again
-    #[oai(
-        path = "/api/queues/:name/resume",
-        method = "post",
-        operation_id = "resumeQueue",
-        tag = "Tag::Queues"
-    )]
-    async fn resume_queue(
-        &self,
-        request: &Request,
-        /// The queue's name.
-        #[oai(name = "name", validator(min_length = 1, max_length = 200))]
-        name: Path<String>,
-    ) -> Result<ResumeQueueSuccess, ApiError> {
-        self.0
-            .resume_queue(Call::of(request), name.0)
-            .await
-            .map(|answer| ResumeQueueSuccess::Ok(Json(answer)))
-    }
-
     /// Lists runs, newest first
     #[oai(
         path = "/api/runs",
@@ -841,32 +545,6 @@ impl<S: Service> Routes<S> {
             .map(|answer| ListRunStepsSuccess::Ok(Json(answer)))
     }
 
-    /// Streams what happens in a run, as it happens
-    #[oai(
-        path = "/api/runs/:wid/stream",
-        method = "get",
-        operation_id = "streamRun",
-        tag = "Tag::Runs"
-    )]
-    async fn stream_run(
-        &self,
-        request: &Request,
-        /// The id of a workflow or run.
-        #[oai(name = "wid", validator(min_length = 1, max_length = 500))]
-        wid: Path<String>,
-        /// Whether to wait for what has not happened yet; true by default.
-        #[oai(name = "follow")]
-        follow: Query<Option<bool>>,
-    ) -> Result<Events, ApiError> {
-        self.0
-            .stream_run(
-                Call::of(request),
-                wid.0,
-                StreamRunQuery { follow: follow.0 },
-            )
-            .await
-    }
-
     /// Reads everything about a run, with the reason why it is where it is
     #[oai(
         path = "/api/runs/:wid/view",
@@ -885,189 +563,6 @@ impl<S: Service> Routes<S> {
             .get_run_view(Call::of(request), wid.0)
             .await
             .map(|answer| GetRunViewSuccess::Ok(Json(answer)))
-    }
-
-    /// Lists schedules, newest first
-    #[oai(
-        path = "/api/schedules",
-        method = "get",
-        operation_id = "listSchedules",
-        tag = "Tag::Schedules"
-    )]
-    async fn list_schedules(
-        &self,
-        request: &Request,
-        /// At most so many.
-        #[oai(
-            name = "limit",
-            validator(minimum(value = "1"), maximum(value = "200"))
-        )]
-        limit: Query<Option<i64>>,
-        /// Where the previous page ended.
-        #[oai(
-            name = "cursor",
-            validator(max_length = 720, pattern = "^[0-9]{1,15}\\.[A-Za-z0-9_-]{0,700}$")
-        )]
-        cursor: Query<Option<String>>,
-    ) -> Result<ListSchedulesSuccess, ApiError> {
-        self.0
-            .list_schedules(
-                Call::of(request),
-                ListSchedulesQuery {
-                    limit: limit.0,
-                    cursor: cursor.0,
-                },
-            )
-            .await
-            .map(|answer| ListSchedulesSuccess::Ok(Json(answer)))
-    }
-
-    /// Stores a schedule, which fires from now on
-    #[oai(
-        path = "/api/schedules",
-        method = "post",
-        operation_id = "createSchedule",
-        tag = "Tag::Schedules"
-    )]
-    async fn create_schedule(
-        &self,
-        request: &Request,
-        body: Json<NewSchedule>,
-    ) -> Result<CreateScheduleSuccess, ApiError> {
-        self.0
-            .create_schedule(Call::of(request), body.0)
-            .await
-            .map(|answer| CreateScheduleSuccess::Ok(Json(answer)))
-    }
-
-    /// Deletes a schedule
-    #[oai(
-        path = "/api/schedules/:name",
-        method = "delete",
-        operation_id = "deleteSchedule",
-        tag = "Tag::Schedules"
-    )]
-    async fn delete_schedule(
-        &self,
-        request: &Request,
-        /// The schedule's name.
-        #[oai(name = "name", validator(min_length = 1, max_length = 100))]
-        name: Path<String>,
-    ) -> Result<DeleteScheduleSuccess, ApiError> {
-        self.0
-            .delete_schedule(Call::of(request), name.0)
-            .await
-            .map(|answer| DeleteScheduleSuccess::Ok(Json(answer)))
-    }
-
-    /// Reads a schedule with its last slots, those that did not fire included
-    #[oai(
-        path = "/api/schedules/:name",
-        method = "get",
-        operation_id = "getSchedule",
-        tag = "Tag::Schedules"
-    )]
-    async fn get_schedule(
-        &self,
-        request: &Request,
-        /// The schedule's name.
-        #[oai(name = "name", validator(min_length = 1, max_length = 100))]
-        name: Path<String>,
-    ) -> Result<GetScheduleSuccess, ApiError> {
-        self.0
-            .get_schedule(Call::of(request), name.0)
-            .await
-            .map(|answer| GetScheduleSuccess::Ok(Json(answer)))
-    }
-
-    /// Stops a schedule from firing until it is resumed
-    #[oai(
-        path = "/api/schedules/:name/pause",
-        method = "post",
-        operation_id = "pauseSchedule",
-        tag = "Tag::Schedules"
-    )]
-    async fn pause_schedule(
-        &self,
-        request: &Request,
-        /// The schedule's name.
-        #[oai(name = "name", validator(min_length = 1, max_length = 100))]
-        name: Path<String>,
-    ) -> Result<PauseScheduleSuccess, ApiError> {
-        self.0
-            .pause_schedule(Call::of(request), name.0)
-            .await
-            .map(|answer| PauseScheduleSuccess::Ok(Json(answer)))
-    }
-
-    /// Tells the next slots of a schedule
-    #[oai(
-        path = "/api/schedules/:name/preview",
-        method = "get",
-        operation_id = "previewSchedule",
-        tag = "Tag::Schedules"
-    )]
-    async fn preview_schedule(
-        &self,
-        request: &Request,
-        /// The schedule's name.
-        #[oai(name = "name", validator(min_length = 1, max_length = 100))]
-        name: Path<String>,
-        /// How many; 10 by default.
-        #[oai(
-            name = "count",
-            validator(minimum(value = "1"), maximum(value = "100"))
-        )]
-        count: Query<Option<i64>>,
-    ) -> Result<PreviewScheduleSuccess, ApiError> {
-        self.0
-            .preview_schedule(
-                Call::of(request),
-                name.0,
-                PreviewScheduleQuery { count: count.0 },
-            )
-            .await
-            .map(|answer| PreviewScheduleSuccess::Ok(Json(answer)))
-    }
-
-    /// Lets a schedule fire again, from now on
-    #[oai(
-        path = "/api/schedules/:name/resume",
-        method = "post",
-        operation_id = "resumeSchedule",
-        tag = "Tag::Schedules"
-    )]
-    async fn resume_schedule(
-        &self,
-        request: &Request,
-        /// The schedule's name.
-        #[oai(name = "name", validator(min_length = 1, max_length = 100))]
-        name: Path<String>,
-    ) -> Result<ResumeScheduleSuccess, ApiError> {
-        self.0
-            .resume_schedule(Call::of(request), name.0)
-            .await
-            .map(|answer| ResumeScheduleSuccess::Ok(Json(answer)))
-    }
-
-    /// Starts now what the schedule starts
-    #[oai(
-        path = "/api/schedules/:name/trigger",
-        method = "post",
-        operation_id = "triggerSchedule",
-        tag = "Tag::Schedules"
-    )]
-    async fn trigger_schedule(
-        &self,
-        request: &Request,
-        /// The schedule's name.
-        #[oai(name = "name", validator(min_length = 1, max_length = 100))]
-        name: Path<String>,
-    ) -> Result<TriggerScheduleSuccess, ApiError> {
-        self.0
-            .trigger_schedule(Call::of(request), name.0)
-            .await
-            .map(|answer| TriggerScheduleSuccess::Ok(Json(answer)))
     }
 
     /// Answers ok while the database answers

@@ -5,7 +5,12 @@ use serde_json::json;
 use super::actions::By;
 use crate::{
     intent::rows::{self, Artifact, NO_TASK, Payload},
-    store::{StoreError, app_rows, backend::Transaction, ops},
+    store::{
+        StoreError,
+        app_rows::{self, RowChange},
+        backend::Transaction,
+        ops,
+    },
 };
 
 /// What is kept of an accepted action.
@@ -44,5 +49,6 @@ pub(super) async fn write(tx: &Transaction, entry: &Entry<'_>) -> Result<(), Sto
         created_at: entry.at,
     });
     row.values.insert("attempt".into(), attempt.into());
+    row.change = RowChange::Insert;
     app_rows::write(tx, &[&row]).await
 }
