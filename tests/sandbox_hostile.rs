@@ -5,8 +5,6 @@
 mod harness;
 mod sandbox_kit;
 
-use std::time::{Duration, Instant};
-
 use harness::*;
 use sandbox_kit::*;
 use stepwell::sandbox::{ErrorCode, Finished, Limits, SandboxRequest};
@@ -16,7 +14,7 @@ const MB: u64 = 1024 * 1024;
 const OWN_MEMORY: u64 = 64 * MB;
 
 /// Doublings of the fork bombs: two thousand processes at most, each of which ends by itself after 20 seconds, so that a sandbox that fails the
-/// test does not take the machine with it.
+/// test does not take the machine with it. Ended by itself, a bomb is a success, and the test fails.
 const GENERATIONS: u32 = 10;
 
 /// Runs a command that has `marker` in its own and all its processes' arguments or environment, and looks whether it takes our memory.
@@ -58,11 +56,9 @@ in_both_sandboxes! {
     async fn a_fork_bomb_is_defused(given: Given) {
         let marker = marker(given, 2);
         let cmd = format!(": {marker}; bomb() {{ [ $1 = 0 ] || {{ bomb $(($1-1)) & bomb $(($1-1)) & }}; exec sleep 20; }}; bomb {GENERATIONS}");
-        let began = Instant::now();
         let finished = endure(given, request(&cmd)).await;
         assert_eq!(finished.result.err_code, ErrorCode::CmdNonzero, "{finished:?}");
         assert!(message(&finished).contains("processes"), "{finished:?}");
-        assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
         drop(finished);
         given.nothing_left(&marker).await;
     }
@@ -71,10 +67,8 @@ in_both_sandboxes! {
         let marker = marker(given, 3);
         // Each process is in a session and a group of its own.
         let cmd = format!("cat > b <<'X'\n[ $1 = 0 ] || {{ setsid sh b $(($1-1)) {marker} & setsid sh b $(($1-1)) {marker} & }}\nexec sleep 20\nX\nsh b {GENERATIONS} {marker}");
-        let began = Instant::now();
         let finished = endure(given, request(&cmd)).await;
         assert_eq!(finished.result.err_code, ErrorCode::CmdNonzero, "{finished:?}");
-        assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
         drop(finished);
         given.nothing_left(&marker).await;
     }

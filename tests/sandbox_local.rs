@@ -89,6 +89,9 @@ in_both_sandboxes! {
     async fn exit_codes_and_signals_are_told(given: Given) {
         for (cmd, exit, signal) in [
             ("exit 3", 3, None),
+            ("false", 1, None),
+            ("--help", 127, None),
+            ("--inside", 127, None),
             ("exit 137", 137, None),
             ("kill -9 $$", 137, Some(9)),
             ("kill -TERM $$", 143, Some(15)),
@@ -284,6 +287,17 @@ in_both_sandboxes! {
 
         let one = given.run(limited("nproc", Limits { cpu: Some(0.5), ..none() })).await;
         assert_eq!(stdout(&one).trim(), "1", "{one:?}");
+    }
+
+    async fn a_control_group_goes_with_its_task(given: Given) {
+        let finished = given.run(request("sleep 0.1 & cat /proc/self/cgroup")).await;
+        let name = finished.result.sandbox_ref.rsplit(':').next().unwrap().to_owned();
+        // Users may make none, and neither may root everywhere.
+        let caged = stdout(&finished).contains(&format!("stepwell-{name}"));
+        drop(finished);
+        given.nothing_left("no marker").await;
+        let found = std::process::Command::new("find").args(["/sys/fs/cgroup", "-name", &format!("stepwell-{name}")]).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&found.stdout), "", "caged: {caged}");
     }
 
     async fn names_may_be_of_any_language(given: Given) {

@@ -13,7 +13,6 @@ pub(super) struct Arguments {
     #[arg(long)]
     inside: Option<i32>,
     /// The task's directory; inside, the command.
-    #[arg(allow_hyphen_values = true)]
     subject: String,
 }
 

@@ -2,7 +2,8 @@
 //! all of them, whoever has killed or scrubbed what.
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Write},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -21,17 +22,17 @@ const ROUND: Duration = Duration::from_millis(5);
 #[derive(Debug)]
 pub(super) struct Cage {
     directory: PathBuf,
+    /// Where the process that made or looks for it is.
+    usual: PathBuf,
 }
 
 impl Cage {
     /// A group for the task `name` with room for `tasks` processes and threads; nothing where that is not allowed.
     pub(super) fn make(name: &str, tasks: u64) -> Option<Self> {
-        parents().into_iter().find_map(|parent| {
-            let cage = Self::within(&parent, name);
+        Self::candidates(name).into_iter().find_map(|cage| {
             fs::create_dir(&cage.directory).ok()?;
-            let limited = fs::write(cage.directory.join("pids.max"), tasks.to_string());
-            if limited.is_err() {
-                // A group that counts nothing is of no use.
+            if tell(&cage.directory.join("pids.max"), &tasks.to_string()).is_err() {
+                // A group that counts nothing, or no group at all, is of no use.
                 let _ = fs::remove_dir(&cage.directory);
                 return None;
             }
@@ -41,39 +42,50 @@ impl Cage {
 
     /// The group that was made for `name`.
     pub(super) fn of(name: &str) -> Option<Self> {
-        parents()
-            .into_iter()
-            .map(|parent| Self::within(&parent, name))
-            .find(|cage| cage.directory.exists())
+        let mut candidates = Self::candidates(name).into_iter();
+        candidates.find(|cage| cage.directory.exists())
     }
 
-    fn within(parent: &Path, name: &str) -> Self {
-        Self {
-            directory: parent.join(format!("stepwell-{name}")),
+    /// Where the group may be: below our own in the first version; in the second, where a group with processes has no children that count,
+    /// beside it.
+    fn candidates(name: &str) -> Vec<Self> {
+        let mut candidates = Vec::new();
+        for usual in own_groups() {
+            let beside = usual.parent().filter(|parent| parent.starts_with(MOUNT));
+            for parent in [Some(usual.as_path()), beside].into_iter().flatten() {
+                candidates.push(Self {
+                    directory: parent.join(format!("stepwell-{name}")),
+                    usual: usual.clone(),
+                });
+            }
         }
+        candidates
     }
 
-    /// Calls `start` with this process in the group, so that whoever it starts is in it from the first instruction.
-    pub(super) fn start_in<T>(&self, start: impl FnOnce() -> T) -> io::Result<T> {
-        let usual = self.directory.parent().unwrap_or(Path::new(MOUNT));
-        let own = own_groups().into_iter().find(|group| {
-            // In the second version the group is beside ours, not below it.
-            group == usual || group.parent().is_some_and(|parent| parent == usual)
-        });
-        let own = own.ok_or_else(|| io::Error::other("this process is in no control group"))?;
-        enter(&self.directory)?;
-        let started = start();
-        enter(&own)?;
-        Ok(started)
+    /// Puts this process into the group, so that whoever it starts is in it from the first instruction. Removes the group if that is refused.
+    pub(super) fn enter(&self) -> bool {
+        let entered = enter(&self.directory).is_ok();
+        if !entered {
+            let _ = fs::remove_dir(&self.directory);
+        }
+        entered
     }
 
-    /// Kills everybody who is in it.
+    /// Puts this process back where it was. Refused, it stays, and counts as one of the command's.
+    pub(super) fn leave(&self) {
+        let _ = enter(&self.usual);
+    }
+
+    /// Kills everybody who is in it, but not the caller.
     pub(super) fn kill(&self) {
         let members = fs::read_to_string(self.directory.join("cgroup.procs"));
         for pid in members.unwrap_or_default().lines() {
-            if let Ok(pid) = pid.parse() {
+            let pid = pid.parse().map(Pid::from_raw);
+            if let Ok(pid) = pid
+                && pid != Pid::this()
+            {
                 // Gone by itself is as good.
-                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+                let _ = kill(pid, Signal::SIGKILL);
             }
         }
     }
@@ -93,23 +105,13 @@ impl Cage {
 
 fn enter(group: &Path) -> io::Result<()> {
     // 0 is the writer.
-    fs::write(group.join("cgroup.procs"), "0")
+    tell(&group.join("cgroup.procs"), "0")
 }
 
-/// Where a group may be made: below our own in the first version; in the second, where a group with processes has no children that count,
-/// beside it.
-fn parents() -> Vec<PathBuf> {
-    own_groups()
-        .into_iter()
-        .flat_map(|own| {
-            let beside = own
-                .parent()
-                .filter(|parent| parent.starts_with(MOUNT))
-                .map(Path::to_owned);
-            [Some(own), beside]
-        })
-        .flatten()
-        .collect()
+/// Writes to a file of the kernel's. Never makes one: where control groups are mounted otherwise than we think, there is an ordinary directory.
+fn tell(file: &Path, text: &str) -> io::Result<()> {
+    let mut file = fs::OpenOptions::new().write(true).open(file)?;
+    file.write_all(text.as_bytes())
 }
 
 /// The groups of this process that may count processes.

@@ -124,7 +124,10 @@ fn start(job: &Job, place: &Place) -> Result<Started, String> {
         }
         None => {
             let mut command = Command::new(inside::SHELL);
-            command.arg("-c").arg(&job.cmd).stdin(Stdio::null());
+            command
+                .args(["-c", "--"])
+                .arg(&job.cmd)
+                .stdin(Stdio::null());
             (command, None)
         }
     };
@@ -136,14 +139,12 @@ fn start(job: &Job, place: &Place) -> Result<Started, String> {
         .stderr(Stdio::piped())
         .process_group(0);
     let tasks = job.bounds.tasks + OWN_TASKS;
-    let cage = Cage::make(&place.name(), tasks);
     confine::limit(&job.bounds, tasks)?;
-    let spawned = match &cage {
-        Some(cage) => cage
-            .start_in(|| command.spawn())
-            .and_then(|spawned| spawned),
-        None => command.spawn(),
-    };
+    let cage = Cage::make(&place.name(), tasks).filter(Cage::enter);
+    let spawned = command.spawn();
+    if let Some(cage) = &cage {
+        cage.leave();
+    }
     confine::restore_for_oom(usual.as_deref());
     // Before the parent's ends of the pipes can keep them open.
     drop(command);
@@ -194,7 +195,7 @@ fn wrapped(
         ))
         .arg("--")
         .arg(format!("/proc/self/fd/{number}"))
-        .args(["sandbox-shim", "--inside", &number])
+        .args(["sandbox-shim", "--inside", &number, "--"])
         .arg(&job.cmd)
         .stdin(Stdio::from(OwnedFd::from(theirs)));
     Ok((command, inner))

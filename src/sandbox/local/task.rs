@@ -40,7 +40,7 @@ impl Task {
             leash: None,
         };
         let mut child = Command::new(shim)
-            .arg("sandbox-shim")
+            .args(["sandbox-shim", "--"])
             .arg(task.place.directory())
             // What this process was told is none of a task's business.
             .env_clear()

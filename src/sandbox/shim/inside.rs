@@ -2,7 +2,7 @@
 //! alone would not (it makes an exit code of a signal).
 
 use std::{
-    io::{self, BufRead, BufReader, Write},
+    io::{self, BufRead, BufReader},
     os::{
         fd::RawFd,
         unix::{net::UnixStream, process::CommandExt},
@@ -41,7 +41,7 @@ pub fn inside(program: RawFd, cmd: &str) -> i32 {
     // Orphans become its children, so that every process of the command is below it.
     let _ = set_child_subreaper(true);
     let spawned = Command::new(SHELL)
-        .arg("-c")
+        .args(["-c", "--"])
         .arg(cmd)
         .stdin(Stdio::null())
         .process_group(0)
@@ -75,7 +75,6 @@ fn say(word: &Word) {
         line.push(b'\n');
         // Nobody hears it: everything is about to end.
         let _ = write(io::stdin(), &line);
-        let _ = io::stdout().flush();
     }
 }
 
