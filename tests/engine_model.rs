@@ -182,6 +182,7 @@ async fn children(
         let options = ChildOptions {
             queue: CHILDREN.into(),
             id: None,
+            ..ChildOptions::default()
         };
         let child = ctx.start_child::<Interpreter>(program, options).await?;
         for message in 0..receives(program) {

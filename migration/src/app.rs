@@ -95,7 +95,13 @@ pub(crate) async fn create_views(tx: &DatabaseTransaction) -> Result<(), DbErr> 
 
 /// Deletes what the engine noted about workflows and schedules that are gone, in a transaction that [`up`] has prepared.
 pub(crate) async fn forget_workflows(tx: &DatabaseTransaction) -> Result<(), DbErr> {
-    for table in ["claims", "waits", "schedules", "schedule_slots", cancellations::TABLE] {
+    for table in [
+        "claims",
+        "waits",
+        "schedules",
+        "schedule_slots",
+        cancellations::TABLE,
+    ] {
         tx.execute_unprepared(&format!("DELETE FROM {table}"))
             .await?;
     }

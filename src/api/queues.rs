@@ -32,8 +32,8 @@ pub(super) async fn change(
         rate_limit: changed(body.rate_limit)
             .map(|rate| rate.map(|rate| (rate.max, rate.period_ms))),
         max_backlog: changed(body.max_backlog),
-        fair: body.fair,
-        paused: body.paused,
+        fair: body.fair.0,
+        paused: body.paused.0,
     };
     apply(service, name, &change).await
 }

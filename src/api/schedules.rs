@@ -1,6 +1,6 @@
 //! The operations on schedules.
 
-use openapi::{ApiError, ListSchedulesQuery, PreviewScheduleQuery, Text, models};
+use openapi::{ApiError, Given, ListSchedulesQuery, PreviewScheduleQuery, Text, models};
 
 use super::{cursor, errors, ops::status_on_wire, runs::page_limit, service::ApiService};
 use crate::{
@@ -19,21 +19,28 @@ pub(super) async fn create(
     let new = NewSchedule {
         name: body.name.into(),
         cron: body.cron.map(String::from),
-        every_ms: body.every_ms,
+        every_ms: body.every_ms.0,
         timezone: body.timezone.map(String::from),
         catch_up: body.catch_up.map(catch_up_of_wire).unwrap_or_default(),
-        window_ms: body.catch_up_window_ms,
+        window_ms: body.catch_up_window_ms.0,
         overlap: body.overlap.map(overlap_of_wire).unwrap_or_default(),
-        jitter_ms: body.jitter_ms.unwrap_or(0),
-        starts_at: body.start_at,
-        ends_at: body.end_at,
-        paused: body.paused.unwrap_or(false),
+        jitter_ms: body.jitter_ms.0.unwrap_or(0),
+        starts_at: body.start_at.0,
+        ends_at: body.end_at.0,
+        paused: body.paused.0.unwrap_or(false),
         template: Template {
             goal: body.intent.goal.into(),
-            inputs: body.intent.inputs.unwrap_or_default().into_iter().collect(),
+            inputs: body
+                .intent
+                .inputs
+                .0
+                .unwrap_or_default()
+                .into_iter()
+                .collect(),
             constraints: body
                 .intent
                 .constraints
+                .0
                 .unwrap_or_default()
                 .into_iter()
                 .collect(),
@@ -214,14 +221,14 @@ fn run_of_wire(run: models::RunTemplate) -> StartRun {
     StartRun {
         queue_partition_key: run.queue_partition_key.map(String::from),
         recipe_name: run.recipe_name.map(String::from),
-        recipe_version: run.recipe_version,
+        recipe_version: run.recipe_version.0,
         workload: run.workload.map(|w| AskedWorkload {
-            concurrency: w.concurrency,
-            steps: w.steps,
-            sandbox_minutes: w.sandbox_minutes,
+            concurrency: w.concurrency.0,
+            steps: w.steps.0,
+            sandbox_minutes: w.sandbox_minutes.0,
         }),
-        priority: run.priority,
-        timeout_ms: run.timeout_ms,
+        priority: run.priority.0,
+        timeout_ms: run.timeout_ms.0,
         tenant_id: run.tenant_id.map(String::from),
         ..StartRun::default()
     }
@@ -231,24 +238,26 @@ fn template_on_wire(template: Template) -> (models::IntentTemplate, models::RunT
     let run = template.run;
     let intent = models::IntentTemplate {
         goal: Text(template.goal),
-        inputs: Some(template.inputs.into_iter().collect()),
-        constraints: Some(template.constraints.into_iter().collect()),
-        connectors: template
-            .connectors
-            .map(|list| list.into_iter().map(Text).collect()),
+        inputs: Given(Some(template.inputs.into_iter().collect())),
+        constraints: Given(Some(template.constraints.into_iter().collect())),
+        connectors: Given(
+            template
+                .connectors
+                .map(|list| list.into_iter().map(Text).collect()),
+        ),
     };
     let run = models::RunTemplate {
-        queue_partition_key: run.queue_partition_key.map(Text),
-        recipe_name: run.recipe_name.map(Text),
-        recipe_version: run.recipe_version,
-        workload: run.workload.map(|w| models::Workload {
-            concurrency: w.concurrency,
-            steps: w.steps,
-            sandbox_minutes: w.sandbox_minutes,
-        }),
-        priority: run.priority,
-        timeout_ms: run.timeout_ms,
-        tenant_id: run.tenant_id.map(Text),
+        queue_partition_key: Given(run.queue_partition_key.map(Text)),
+        recipe_name: Given(run.recipe_name.map(Text)),
+        recipe_version: Given(run.recipe_version),
+        workload: Given(run.workload.map(|w| models::Workload {
+            concurrency: Given(w.concurrency),
+            steps: Given(w.steps),
+            sandbox_minutes: Given(w.sandbox_minutes),
+        })),
+        priority: Given(run.priority),
+        timeout_ms: Given(run.timeout_ms),
+        tenant_id: Given(run.tenant_id.map(Text)),
     };
     (intent, run)
 }

@@ -69,7 +69,9 @@ impl Context {
             let mut attempt = 1;
             loop {
                 let executed = self
-                    .execute(&call, None, || async { Ok((body(attempt).await?, Vec::new())) })
+                    .execute(&call, None, || async {
+                        Ok((body(attempt).await?, Vec::new()))
+                    })
                     .await;
                 match executed {
                     Err(error) if attempt < retry.attempts && (retry.retries)(&error) => {

@@ -142,6 +142,7 @@ fn refused(error: IntentError) -> WorkflowError {
         IntentError::Invalid { code, message } => WorkflowError::new(code, message),
         IntentError::Conflict { code, message, .. } => WorkflowError::new(code, message),
         error @ IntentError::NotFound { .. } => WorkflowError::new("not_found", error.to_string()),
+        IntentError::Backlog { message } => WorkflowError::new("backlog_full", message),
         IntentError::Store(error) => StoreError::into(error),
     }
 }

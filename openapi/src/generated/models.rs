@@ -2,9 +2,9 @@
 
 //! Requests and answers.
 
-use poem_openapi::{Enum, Object};
+use poem_openapi::{Enum, Object, types::MaybeUndefined};
 
-use crate::{JsonObject, Text};
+use crate::{Given, JsonObject, Text};
 
 /// It will be done.
 #[derive(Debug, Clone, PartialEq, Object)]
@@ -46,7 +46,7 @@ pub struct ApprovePlan {
         skip_serializing_if_is_none,
         validator(max_length = 10000)
     )]
-    pub notes: Option<Text>,
+    pub notes: Given<Text>,
 }
 
 /// An artifact without its content.
@@ -79,6 +79,20 @@ pub struct ArtifactRef {
     pub workflow_id: String,
 }
 
+/// What is made up for of the slots that were missed while nothing ran: all within the window, the latest one within it, or none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Enum)]
+pub enum CatchUp {
+    /// `all`
+    #[oai(rename = "all")]
+    All,
+    /// `latest`
+    #[oai(rename = "latest")]
+    Latest,
+    /// `none`
+    #[oai(rename = "none")]
+    None,
+}
+
 /// Why a request was refused.
 #[derive(Debug, Clone, PartialEq, Object)]
 #[oai(deny_unknown_fields)]
@@ -107,6 +121,36 @@ pub struct Explanation {
     /// For people.
     #[oai(rename = "sentence")]
     pub sentence: String,
+}
+
+/// Where a fork goes on, who wants it, and why.
+#[derive(Debug, Clone, PartialEq, Object)]
+#[oai(deny_unknown_fields)]
+pub struct ForkWorkflow {
+    /// Who.
+    #[oai(
+        rename = "actor",
+        skip_serializing_if_is_none,
+        validator(max_length = 200)
+    )]
+    pub actor: Given<Text>,
+    /// The code that may run it; that of the original by default.
+    #[oai(
+        rename = "appVersion",
+        skip_serializing_if_is_none,
+        validator(min_length = 1, max_length = 200, pattern = "\\S")
+    )]
+    pub app_version: Given<Text>,
+    /// Why.
+    #[oai(
+        rename = "reason",
+        skip_serializing_if_is_none,
+        validator(max_length = 2000)
+    )]
+    pub reason: Given<Text>,
+    /// The function id of the first step that is executed again.
+    #[oai(rename = "stepN", validator(minimum(value = "1")))]
+    pub step_n: i32,
 }
 
 /// The state of the service.
@@ -157,13 +201,58 @@ pub struct IntentCreated {
     pub intent_id: String,
 }
 
+/// What each slot wants done.
+#[derive(Debug, Clone, PartialEq, Object)]
+#[oai(deny_unknown_fields)]
+pub struct IntentTemplate {
+    /// Through what.
+    #[oai(rename = "connectors", skip_serializing_if_is_none)]
+    pub connectors: Given<Vec<Text>>,
+    /// Within which bounds.
+    #[oai(rename = "constraints", skip_serializing_if_is_none)]
+    pub constraints: Given<JsonObject>,
+    /// In words; not blank.
+    #[oai(
+        rename = "goal",
+        validator(min_length = 1, max_length = 20000, pattern = "\\S")
+    )]
+    pub goal: Text,
+    /// With what.
+    #[oai(rename = "inputs", skip_serializing_if_is_none)]
+    pub inputs: Given<JsonObject>,
+}
+
+/// How often each mark was set; more than once would be a broken promise.
+#[derive(Debug, Clone, PartialEq, Object)]
+#[oai(deny_unknown_fields)]
+pub struct Marks {
+    /// Before the sleep.
+    #[oai(rename = "s1")]
+    pub s1: i64,
+    /// After it.
+    #[oai(rename = "s2")]
+    pub s2: i64,
+}
+
+/// Slots that did not fire.
+#[derive(Debug, Clone, PartialEq, Object)]
+#[oai(deny_unknown_fields)]
+pub struct MissedSlots {
+    /// How many since the schedule was created; of a very long silence at least so many.
+    #[oai(rename = "count")]
+    pub count: i64,
+    /// Why the last of them did not, where `slots` are told.
+    #[oai(rename = "reason", skip_serializing_if_is_none)]
+    pub reason: Option<String>,
+}
+
 /// What somebody wants done.
 #[derive(Debug, Clone, PartialEq, Object)]
 #[oai(deny_unknown_fields)]
 pub struct NewIntent {
     /// Through what.
     #[oai(rename = "connectors", skip_serializing_if_is_none)]
-    pub connectors: Option<Vec<Text>>,
+    pub connectors: Given<Vec<Text>>,
     /// Within which bounds.
     #[oai(rename = "constraints")]
     pub constraints: JsonObject,
@@ -176,6 +265,97 @@ pub struct NewIntent {
     /// With what. A job has command, tests, files, env and timeoutMs.
     #[oai(rename = "inputs")]
     pub inputs: JsonObject,
+    /// Its id; a new one by default.
+    #[oai(
+        rename = "intentId",
+        skip_serializing_if_is_none,
+        validator(
+            min_length = 1,
+            max_length = 100,
+            pattern = "^[A-Za-z0-9][A-Za-z0-9._-]*$"
+        )
+    )]
+    pub intent_id: Given<Text>,
+}
+
+/// When to start what. Either `cron` or `everyMS`.
+#[derive(Debug, Clone, PartialEq, Object)]
+#[oai(deny_unknown_fields)]
+pub struct NewSchedule {
+    /// What is made up for; `latest` by default.
+    #[oai(rename = "catchUp", skip_serializing_if_is_none)]
+    pub catch_up: Given<CatchUp>,
+    /// How far back, in milliseconds; a day by default.
+    #[oai(
+        rename = "catchUpWindowMS",
+        skip_serializing_if_is_none,
+        validator(minimum(value = "1000"), maximum(value = "2678400000"))
+    )]
+    pub catch_up_window_ms: Given<i64>,
+    /// Minute, hour, day, month, weekday; with six fields seconds come first.
+    #[oai(
+        rename = "cron",
+        skip_serializing_if_is_none,
+        validator(min_length = 1, max_length = 200)
+    )]
+    pub cron: Given<Text>,
+    /// No slot after this time, epoch milliseconds.
+    #[oai(
+        rename = "endAt",
+        skip_serializing_if_is_none,
+        validator(minimum(value = "0"), maximum(value = "253402300799999"))
+    )]
+    pub end_at: Given<i64>,
+    /// Milliseconds between two slots, whole seconds; counted from `startAt`, else from the epoch.
+    #[oai(
+        rename = "everyMS",
+        skip_serializing_if_is_none,
+        validator(minimum(value = "1000"), maximum(value = "31622400000"))
+    )]
+    pub every_ms: Given<i64>,
+    /// intent
+    #[oai(rename = "intent")]
+    pub intent: IntentTemplate,
+    /// Each start is put off by a time below this, its own for each slot; 0 by default.
+    #[oai(
+        rename = "jitterMS",
+        skip_serializing_if_is_none,
+        validator(minimum(value = "0"), maximum(value = "3600000"))
+    )]
+    pub jitter_ms: Given<i64>,
+    /// Its name, one per database; not ending in `-trigger`.
+    #[oai(
+        rename = "name",
+        validator(
+            min_length = 1,
+            max_length = 100,
+            pattern = "^[A-Za-z0-9][A-Za-z0-9._-]*$"
+        )
+    )]
+    pub name: Text,
+    /// What happens while the one before still runs; `skip` by default.
+    #[oai(rename = "overlap", skip_serializing_if_is_none)]
+    pub overlap: Given<Overlap>,
+    /// Whether it is to wait until it is resumed; false by default.
+    #[oai(rename = "paused", skip_serializing_if_is_none)]
+    pub paused: Given<bool>,
+    /// run
+    #[oai(rename = "run", skip_serializing_if_is_none)]
+    pub run: Given<RunTemplate>,
+    /// No slot before this time, epoch milliseconds.
+    #[oai(
+        rename = "startAt",
+        skip_serializing_if_is_none,
+        validator(minimum(value = "0"), maximum(value = "253402300799999"))
+    )]
+    pub start_at: Given<i64>,
+    /// The IANA time zone of `cron`; `UTC` by default.
+    #[oai(
+        rename = "timezone",
+        skip_serializing_if_is_none,
+        validator(min_length = 1, max_length = 100)
+    )]
+    pub timezone: Given<Text>,
 }
 
 /// What is asked of somebody.
@@ -192,6 +372,55 @@ pub enum NextAction {
     None,
 }
 
+/// It is done, and the workflow will follow.
+#[derive(Debug, Clone, PartialEq, Object)]
+#[oai(deny_unknown_fields)]
+pub struct OpsAccepted {
+    /// Always true.
+    #[oai(rename = "accepted")]
+    pub accepted: bool,
+    /// The workflow.
+    #[oai(rename = "workflowID")]
+    pub workflow_id: String,
+}
+
+/// Who acts, and why. Both are kept as they are.
+#[derive(Debug, Clone, PartialEq, Object)]
+#[oai(deny_unknown_fields)]
+pub struct OpsAction {
+    /// Who.
+    #[oai(
+        rename = "actor",
+        skip_serializing_if_is_none,
+        validator(max_length = 200)
+    )]
+    pub actor: Given<Text>,
+    /// Why.
+    #[oai(
+        rename = "reason",
+        skip_serializing_if_is_none,
+        validator(max_length = 2000)
+    )]
+    pub reason: Given<Text>,
+}
+
+/// What a slot does while what an earlier one started still runs: fires beside it, is passed over, waits for it (one at most), or cancels it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Enum)]
+pub enum Overlap {
+    /// `allow`
+    #[oai(rename = "allow")]
+    Allow,
+    /// `skip`
+    #[oai(rename = "skip")]
+    Skip,
+    /// `queue_one`
+    #[oai(rename = "queue_one")]
+    QueueOne,
+    /// `cancel_running`
+    #[oai(rename = "cancel_running")]
+    CancelRunning,
+}
+
 /// The approval that counts.
 #[derive(Debug, Clone, PartialEq, Object)]
 #[oai(deny_unknown_fields)]
@@ -205,6 +434,115 @@ pub struct PlanApproved {
     /// The run.
     #[oai(rename = "runId")]
     pub run_id: String,
+}
+
+/// A slot to come.
+#[derive(Debug, Clone, PartialEq, Object)]
+#[oai(deny_unknown_fields)]
+pub struct PreviewedSlot {
+    /// Epoch milliseconds.
+    #[oai(rename = "at")]
+    pub at: i64,
+    /// In the time zone of the schedule, ISO 8601.
+    #[oai(rename = "local")]
+    pub local: String,
+}
+
+/// A queue, its limits, and what is in it.
+#[derive(Debug, Clone, PartialEq, Object)]
+#[oai(deny_unknown_fields)]
+pub struct Queue {
+    /// Most workflows in execution, over all processes.
+    #[oai(rename = "concurrency")]
+    pub concurrency: Option<i32>,
+    /// Whether partitions take turns. With `partitionConcurrency` they do in any case.
+    #[oai(rename = "fair")]
+    pub fair: bool,
+    /// Most workflows that wait to start.
+    #[oai(rename = "maxBacklog")]
+    pub max_backlog: Option<i32>,
+    /// Its name.
+    #[oai(rename = "name")]
+    pub name: String,
+    /// Most workflows in execution per partition.
+    #[oai(rename = "partitionConcurrency")]
+    pub partition_concurrency: Option<i32>,
+    /// Whether nothing starts.
+    #[oai(rename = "paused")]
+    pub paused: bool,
+    /// Workflows that wait to start; 10000 says that there are at least so many.
+    #[oai(rename = "queued")]
+    pub queued: i64,
+    /// Most starts per period.
+    #[oai(rename = "rateLimit")]
+    pub rate_limit: Option<RateLimit>,
+    /// Workflows in execution; suspended ones are not.
+    #[oai(rename = "running")]
+    pub running: i64,
+    /// When its settings were changed, epoch milliseconds.
+    #[oai(rename = "updatedAt")]
+    pub updated_at: i64,
+    /// Most workflows in execution in one process.
+    #[oai(rename = "workerConcurrency")]
+    pub worker_concurrency: Option<i32>,
+}
+
+/// What is to change of a queue. What is absent stays, `null` removes a limit.
+#[derive(Debug, Clone, PartialEq, Object)]
+#[oai(deny_unknown_fields)]
+pub struct QueueChange {
+    /// Most workflows in execution, over all processes.
+    #[oai(
+        rename = "concurrency",
+        skip_serializing_if_is_none,
+        validator(minimum(value = "1"))
+    )]
+    pub concurrency: MaybeUndefined<i32>,
+    /// Whether partitions take turns.
+    #[oai(rename = "fair", skip_serializing_if_is_none)]
+    pub fair: Given<bool>,
+    /// Most workflows that wait to start.
+    #[oai(
+        rename = "maxBacklog",
+        skip_serializing_if_is_none,
+        validator(minimum(value = "1"))
+    )]
+    pub max_backlog: MaybeUndefined<i32>,
+    /// Most workflows in execution per partition.
+    #[oai(
+        rename = "partitionConcurrency",
+        skip_serializing_if_is_none,
+        validator(minimum(value = "1"))
+    )]
+    pub partition_concurrency: MaybeUndefined<i32>,
+    /// Whether nothing starts.
+    #[oai(rename = "paused", skip_serializing_if_is_none)]
+    pub paused: Given<bool>,
+    /// Most starts per period.
+    #[oai(rename = "rateLimit", skip_serializing_if_is_none)]
+    pub rate_limit: MaybeUndefined<RateLimit>,
+    /// Most workflows in execution in one process.
+    #[oai(
+        rename = "workerConcurrency",
+        skip_serializing_if_is_none,
+        validator(minimum(value = "1"))
+    )]
+    pub worker_concurrency: MaybeUndefined<i32>,
+}
+
+/// Most starts per period. Periods are windows by the database's clock, each beginning with its first start.
+#[derive(Debug, Clone, PartialEq, Object)]
+#[oai(deny_unknown_fields)]
+pub struct RateLimit {
+    /// Starts.
+    #[oai(rename = "max", validator(minimum(value = "1")))]
+    pub max: i32,
+    /// Milliseconds.
+    #[oai(
+        rename = "periodMs",
+        validator(minimum(value = "1"), maximum(value = "31536000000"))
+    )]
+    pub period_ms: i64,
 }
 
 /// Why a run failed.
@@ -324,6 +662,21 @@ pub struct RunList {
     pub next_cursor: Option<String>,
 }
 
+/// The new run is queued.
+#[derive(Debug, Clone, PartialEq, Object)]
+#[oai(deny_unknown_fields)]
+pub struct RunRetried {
+    /// Always true.
+    #[oai(rename = "accepted")]
+    pub accepted: bool,
+    /// The first product step that is executed again.
+    #[oai(rename = "fromStep")]
+    pub from_step: String,
+    /// The new run.
+    #[oai(rename = "newRunId")]
+    pub new_run_id: String,
+}
+
 /// Where a run stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Enum)]
 pub enum RunStatus {
@@ -354,18 +707,78 @@ pub struct RunTask {
     /// From 1.
     #[oai(rename = "attempt")]
     pub attempt: i32,
+    /// What it runs.
+    #[oai(rename = "command")]
+    pub command: String,
     /// How it ended; `NONE` is well.
     #[oai(rename = "errCode")]
     pub err_code: String,
-    /// The exit code.
+    /// The exit code; 128 and the number of the signal for a command that one ended.
     #[oai(rename = "exit", skip_serializing_if_is_none)]
     pub exit: Option<i32>,
+    /// Its place in the run, from 0.
+    #[oai(rename = "ordinal")]
+    pub ordinal: i32,
+    /// The signal that ended the command.
+    #[oai(rename = "signal", skip_serializing_if_is_none)]
+    pub signal: Option<i32>,
     /// Its id.
     #[oai(rename = "taskKey")]
     pub task_key: String,
     /// Milliseconds that it took.
     #[oai(rename = "wallMs")]
     pub wall_ms: i64,
+}
+
+/// How each slot's run is started.
+#[derive(Debug, Clone, PartialEq, Object)]
+#[oai(deny_unknown_fields)]
+pub struct RunTemplate {
+    /// Lower first.
+    #[oai(
+        rename = "priority",
+        skip_serializing_if_is_none,
+        validator(minimum(value = "0"))
+    )]
+    pub priority: Given<i32>,
+    /// The tenant; required unless partitions are switched off.
+    #[oai(
+        rename = "queuePartitionKey",
+        skip_serializing_if_is_none,
+        validator(max_length = 500)
+    )]
+    pub queue_partition_key: Given<Text>,
+    /// The policy; `compile-default` by default.
+    #[oai(
+        rename = "recipeName",
+        skip_serializing_if_is_none,
+        validator(min_length = 1, max_length = 200)
+    )]
+    pub recipe_name: Given<Text>,
+    /// The newest by default, at the time of the slot.
+    #[oai(
+        rename = "recipeVersion",
+        skip_serializing_if_is_none,
+        validator(minimum(value = "1"))
+    )]
+    pub recipe_version: Given<i32>,
+    /// Whose it is, for lists.
+    #[oai(
+        rename = "tenantId",
+        skip_serializing_if_is_none,
+        validator(min_length = 1, max_length = 200)
+    )]
+    pub tenant_id: Given<Text>,
+    /// Milliseconds from the first claim until the run is cancelled, waiting included.
+    #[oai(
+        rename = "timeoutMS",
+        skip_serializing_if_is_none,
+        validator(minimum(value = "1"), maximum(value = "31536000000"))
+    )]
+    pub timeout_ms: Given<i64>,
+    /// workload
+    #[oai(rename = "workload", skip_serializing_if_is_none)]
+    pub workload: Given<Workload>,
 }
 
 /// Everything about a run.
@@ -392,6 +805,155 @@ pub struct RunView {
     pub tasks: Vec<RunTask>,
 }
 
+/// A schedule.
+#[derive(Debug, Clone, PartialEq, Object)]
+#[oai(deny_unknown_fields)]
+pub struct Schedule {
+    /// Whether it is the program's own.
+    #[oai(rename = "builtIn")]
+    pub built_in: bool,
+    /// catchUp
+    #[oai(rename = "catchUp")]
+    pub catch_up: CatchUp,
+    /// How far back it catches up, in milliseconds.
+    #[oai(rename = "catchUpWindowMS")]
+    pub catch_up_window_ms: i64,
+    /// Epoch milliseconds.
+    #[oai(rename = "createdAt")]
+    pub created_at: i64,
+    /// Its pattern.
+    #[oai(rename = "cron", skip_serializing_if_is_none)]
+    pub cron: Option<String>,
+    /// Its times, for people.
+    #[oai(rename = "description")]
+    pub description: String,
+    /// No slot after this time, epoch milliseconds.
+    #[oai(rename = "endAt", skip_serializing_if_is_none)]
+    pub end_at: Option<i64>,
+    /// Milliseconds between two slots.
+    #[oai(rename = "everyMS", skip_serializing_if_is_none)]
+    pub every_ms: Option<i64>,
+    /// intent
+    #[oai(rename = "intent", skip_serializing_if_is_none)]
+    pub intent: Option<IntentTemplate>,
+    /// The bound of what each start is put off by.
+    #[oai(rename = "jitterMS")]
+    pub jitter_ms: i64,
+    /// The last slot that fired, epoch milliseconds.
+    #[oai(rename = "lastFiredAt", skip_serializing_if_is_none)]
+    pub last_fired_at: Option<i64>,
+    /// missed
+    #[oai(rename = "missed")]
+    pub missed: MissedSlots,
+    /// Its name.
+    #[oai(rename = "name")]
+    pub name: String,
+    /// The next slot, epoch milliseconds; absent when it is paused or has ended.
+    #[oai(rename = "nextAt", skip_serializing_if_is_none)]
+    pub next_at: Option<i64>,
+    /// overlap
+    #[oai(rename = "overlap")]
+    pub overlap: Overlap,
+    /// run
+    #[oai(rename = "run", skip_serializing_if_is_none)]
+    pub run: Option<RunTemplate>,
+    /// The last slots, newest first; only where one schedule is read.
+    #[oai(rename = "slots", skip_serializing_if_is_none)]
+    pub slots: Option<Vec<ScheduleSlot>>,
+    /// No slot before this time, epoch milliseconds.
+    #[oai(rename = "startAt", skip_serializing_if_is_none)]
+    pub start_at: Option<i64>,
+    /// status
+    #[oai(rename = "status")]
+    pub status: ScheduleStatus,
+    /// The IANA time zone of the pattern.
+    #[oai(rename = "timezone", skip_serializing_if_is_none)]
+    pub timezone: Option<String>,
+    /// A slot that waits until what runs has ended, epoch milliseconds.
+    #[oai(rename = "waitingSlotAt", skip_serializing_if_is_none)]
+    pub waiting_slot_at: Option<i64>,
+    /// The workflow that each slot starts.
+    #[oai(rename = "workflowName")]
+    pub workflow_name: String,
+}
+
+/// A page of schedules.
+#[derive(Debug, Clone, PartialEq, Object)]
+#[oai(deny_unknown_fields)]
+pub struct ScheduleList {
+    /// Newest first.
+    #[oai(rename = "items")]
+    pub items: Vec<Schedule>,
+    /// Where the next page begins; absent at the end.
+    #[oai(rename = "nextCursor", skip_serializing_if_is_none)]
+    pub next_cursor: Option<String>,
+}
+
+/// The next slots of a schedule.
+#[derive(Debug, Clone, PartialEq, Object)]
+#[oai(deny_unknown_fields)]
+pub struct SchedulePreview {
+    /// Its times, for people.
+    #[oai(rename = "description")]
+    pub description: String,
+    /// The schedule.
+    #[oai(rename = "name")]
+    pub name: String,
+    /// The next slots.
+    #[oai(rename = "slots")]
+    pub slots: Vec<PreviewedSlot>,
+}
+
+/// A slot, or a run of slots that did not fire for one reason.
+#[derive(Debug, Clone, PartialEq, Object)]
+#[oai(deny_unknown_fields)]
+pub struct ScheduleSlot {
+    /// How many slots did not fire.
+    #[oai(rename = "count", skip_serializing_if_is_none)]
+    pub count: Option<i64>,
+    /// When it started that, epoch milliseconds.
+    #[oai(rename = "firedAt", skip_serializing_if_is_none)]
+    pub fired_at: Option<i64>,
+    /// The last of them, epoch milliseconds.
+    #[oai(rename = "lastSlotAt", skip_serializing_if_is_none)]
+    pub last_slot_at: Option<i64>,
+    /// `fired`, `fired_late` (more than a minute), `triggered`, or why it did not: `outside_window`, `superseded`, `not_caught_up`, `overlap`, `paused`.
+    #[oai(rename = "outcome")]
+    pub outcome: String,
+    /// The slot, epoch milliseconds; of a run its first.
+    #[oai(rename = "slotAt")]
+    pub slot_at: i64,
+    /// status
+    #[oai(rename = "status", skip_serializing_if_is_none)]
+    pub status: Option<WorkflowStatus>,
+    /// What it started.
+    #[oai(rename = "workflowID", skip_serializing_if_is_none)]
+    pub workflow_id: Option<String>,
+}
+
+/// Whether a schedule fires.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Enum)]
+pub enum ScheduleStatus {
+    /// `ACTIVE`
+    #[oai(rename = "ACTIVE")]
+    Active,
+    /// `PAUSED`
+    #[oai(rename = "PAUSED")]
+    Paused,
+}
+
+/// What was started by hand.
+#[derive(Debug, Clone, PartialEq, Object)]
+#[oai(deny_unknown_fields)]
+pub struct ScheduleTriggered {
+    /// Always true.
+    #[oai(rename = "accepted")]
+    pub accepted: bool,
+    /// The workflow that starts the run and awaits it.
+    #[oai(rename = "workflowID")]
+    pub workflow_id: String,
+}
+
 /// A request to execute an intent.
 #[derive(Debug, Clone, PartialEq, Object)]
 #[oai(deny_unknown_fields)]
@@ -402,7 +964,7 @@ pub struct StartRun {
         skip_serializing_if_is_none,
         validator(min_length = 1, max_length = 500)
     )]
-    pub deduplication_id: Option<Text>,
+    pub deduplication_id: Given<Text>,
     /// Which intent.
     #[oai(rename = "intentId", validator(min_length = 1, max_length = 500))]
     pub intent_id: Text,
@@ -412,66 +974,66 @@ pub struct StartRun {
         skip_serializing_if_is_none,
         validator(minimum(value = "0"))
     )]
-    pub priority: Option<i32>,
+    pub priority: Given<i32>,
     /// Only `intentQ` is legal.
     #[oai(
         rename = "queueName",
         skip_serializing_if_is_none,
         validator(min_length = 1, max_length = 200)
     )]
-    pub queue_name: Option<Text>,
+    pub queue_name: Given<Text>,
     /// The tenant; required unless partitions are switched off.
     #[oai(
         rename = "queuePartitionKey",
         skip_serializing_if_is_none,
         validator(max_length = 500)
     )]
-    pub queue_partition_key: Option<Text>,
+    pub queue_partition_key: Given<Text>,
     /// The policy; `compile-default` by default.
     #[oai(
         rename = "recipeName",
         skip_serializing_if_is_none,
         validator(min_length = 1, max_length = 200)
     )]
-    pub recipe_name: Option<Text>,
+    pub recipe_name: Given<Text>,
     /// The newest by default.
     #[oai(
         rename = "recipeVersion",
         skip_serializing_if_is_none,
         validator(minimum(value = "1"))
     )]
-    pub recipe_version: Option<i32>,
+    pub recipe_version: Given<i32>,
     /// What the caller calls it.
     #[oai(
         rename = "taskKey",
         skip_serializing_if_is_none,
         validator(min_length = 1, max_length = 500)
     )]
-    pub task_key: Option<Text>,
+    pub task_key: Given<Text>,
     /// Whose it is, for lists.
     #[oai(
         rename = "tenantId",
         skip_serializing_if_is_none,
         validator(min_length = 1, max_length = 200)
     )]
-    pub tenant_id: Option<Text>,
+    pub tenant_id: Given<Text>,
     /// Milliseconds from the first claim until the run is cancelled, waiting included.
     #[oai(
         rename = "timeoutMS",
         skip_serializing_if_is_none,
         validator(minimum(value = "1"), maximum(value = "31536000000"))
     )]
-    pub timeout_ms: Option<i64>,
+    pub timeout_ms: Given<i64>,
     /// The W3C trace that the run belongs to.
     #[oai(
         rename = "traceId",
         skip_serializing_if_is_none,
         validator(pattern = "^[0-9a-f]{32}$")
     )]
-    pub trace_id: Option<Text>,
+    pub trace_id: Given<Text>,
     /// workload
     #[oai(rename = "workload", skip_serializing_if_is_none)]
-    pub workload: Option<Workload>,
+    pub workload: Given<Workload>,
 }
 
 /// One execution of a product step.
@@ -519,6 +1081,68 @@ pub enum StepStatus {
     /// `ERROR`
     #[oai(rename = "ERROR")]
     Error,
+}
+
+/// How much a tick may do.
+#[derive(Debug, Clone, PartialEq, Object)]
+#[oai(deny_unknown_fields)]
+pub struct Tick {
+    /// Workflows that it may claim; a woken one counts again. Default: no limit.
+    #[oai(
+        rename = "maxJobs",
+        skip_serializing_if_is_none,
+        validator(minimum(value = "1"), maximum(value = "1000000"))
+    )]
+    pub max_jobs: Given<i64>,
+    /// Seconds that it may last, its end included. Default 20.
+    #[oai(
+        rename = "maxSeconds",
+        skip_serializing_if_is_none,
+        validator(minimum(value = "1"), maximum(value = "3600"))
+    )]
+    pub max_seconds: Given<i64>,
+}
+
+/// What a tick has done, and what it leaves.
+#[derive(Debug, Clone, PartialEq, Object)]
+#[oai(deny_unknown_fields)]
+pub struct TickSummary {
+    /// Workflows of this version that are queued or due.
+    #[oai(rename = "backlog")]
+    pub backlog: i64,
+    /// Workflows claimed.
+    #[oai(rename = "claimed")]
+    pub claimed: i64,
+    /// Those that succeeded.
+    #[oai(rename = "completed")]
+    pub completed: i64,
+    /// Those that ended in an error.
+    #[oai(rename = "failed")]
+    pub failed: i64,
+    /// When it is worth coming again, epoch milliseconds: now while something is due; null when nothing is known.
+    #[oai(rename = "nextWakeAt")]
+    pub next_wake_at: Option<i64>,
+    /// Those that were handed back: at a boundary, or cut at the end.
+    #[oai(rename = "released")]
+    pub released: i64,
+    /// Those that wait in the database now.
+    #[oai(rename = "suspended")]
+    pub suspended: i64,
+}
+
+/// The copy is queued.
+#[derive(Debug, Clone, PartialEq, Object)]
+#[oai(deny_unknown_fields)]
+pub struct WorkflowForked {
+    /// Always true.
+    #[oai(rename = "accepted")]
+    pub accepted: bool,
+    /// The copy.
+    #[oai(rename = "forkedWorkflowID")]
+    pub forked_workflow_id: String,
+    /// The original.
+    #[oai(rename = "workflowID")]
+    pub workflow_id: String,
 }
 
 /// Where a workflow stands.
@@ -611,19 +1235,19 @@ pub struct Workload {
         skip_serializing_if_is_none,
         validator(minimum(value = "1"))
     )]
-    pub concurrency: Option<i32>,
+    pub concurrency: Given<i32>,
     /// Minutes of all tasks together.
     #[oai(
         rename = "sandboxMinutes",
         skip_serializing_if_is_none,
         validator(minimum(value = "1"))
     )]
-    pub sandbox_minutes: Option<i32>,
+    pub sandbox_minutes: Given<i32>,
     /// Tasks at all.
     #[oai(
         rename = "steps",
         skip_serializing_if_is_none,
         validator(minimum(value = "1"))
     )]
-    pub steps: Option<i32>,
+    pub steps: Given<i32>,
 }

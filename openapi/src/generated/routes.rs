@@ -12,7 +12,16 @@ use poem_openapi::{
 };
 
 use super::models::*;
-use crate::{ApiError, Call, Content, Page};
+use crate::{ApiError, Call, Content, Events, Page};
+
+/// The query of `startSleep`.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct StartSleepQuery {
+    /// The id of the workflow.
+    pub wf: String,
+    /// Milliseconds that it sleeps, a day at most.
+    pub sleep: Option<i64>,
+}
 
 /// The query of `listWorkflows`.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -48,6 +57,59 @@ pub struct ListRunsQuery {
     pub cursor: Option<String>,
 }
 
+/// The query of `streamRun`.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct StreamRunQuery {
+    /// Whether to wait for what has not happened yet; true by default.
+    pub follow: Option<bool>,
+}
+
+/// The query of `listSchedules`.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ListSchedulesQuery {
+    /// At most so many.
+    pub limit: Option<i64>,
+    /// Where the previous page ended.
+    pub cursor: Option<String>,
+}
+
+/// The query of `previewSchedule`.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct PreviewScheduleQuery {
+    /// How many; 10 by default.
+    pub count: Option<i64>,
+}
+
+/// The query of `startCrashDemo`.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct StartCrashDemoQuery {
+    /// The id of the workflow.
+    pub wf: String,
+}
+
+/// The query of `getMarks`.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct GetMarksQuery {
+    /// The id of the workflow.
+    pub wf: String,
+}
+
+/// The query of `getSlowMarks`.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct GetSlowMarksQuery {
+    /// The id of the workflow.
+    pub wf: String,
+}
+
+/// The query of `startSlowStep`.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct StartSlowStepQuery {
+    /// The id of the workflow.
+    pub wf: String,
+    /// Milliseconds that it sleeps, a day at most.
+    pub sleep: Option<i64>,
+}
+
 /// What the service does.
 pub trait Service: Send + Sync + 'static {
     /// Reads the content of an artifact
@@ -68,6 +130,12 @@ pub trait Service: Send + Sync + 'static {
         call: Call,
         intent_id: String,
     ) -> impl Future<Output = Result<Intent, ApiError>> + Send;
+    /// Starts a workflow that leaves an artifact, sleeps, and leaves another one
+    fn start_sleep(
+        &self,
+        call: Call,
+        query: StartSleepQuery,
+    ) -> impl Future<Output = Result<OpsAccepted, ApiError>> + Send;
     /// Lists workflows, newest first
     fn list_workflows(
         &self,
@@ -80,12 +148,60 @@ pub trait Service: Send + Sync + 'static {
         call: Call,
         wid: String,
     ) -> impl Future<Output = Result<WorkflowSummary, ApiError>> + Send;
+    /// Cancels a workflow and its unfinished children
+    fn cancel_workflow(
+        &self,
+        call: Call,
+        wid: String,
+        body: OpsAction,
+    ) -> impl Future<Output = Result<OpsAccepted, ApiError>> + Send;
+    /// Starts a copy of a workflow that goes on from one of its steps
+    fn fork_workflow(
+        &self,
+        call: Call,
+        wid: String,
+        body: ForkWorkflow,
+    ) -> impl Future<Output = Result<WorkflowForked, ApiError>> + Send;
+    /// Queues a workflow again that was cancelled or given up
+    fn resume_workflow(
+        &self,
+        call: Call,
+        wid: String,
+        body: OpsAction,
+    ) -> impl Future<Output = Result<OpsAccepted, ApiError>> + Send;
     /// Lists the recorded steps of a workflow, by function id
     fn list_workflow_steps(
         &self,
         call: Call,
         wid: String,
     ) -> impl Future<Output = Result<Vec<WorkflowStep>, ApiError>> + Send;
+    /// Lists queues, by name
+    fn list_queues(&self, call: Call) -> impl Future<Output = Result<Vec<Queue>, ApiError>> + Send;
+    /// Reads a queue
+    fn get_queue(
+        &self,
+        call: Call,
+        name: String,
+    ) -> impl Future<Output = Result<Queue, ApiError>> + Send;
+    /// Changes limits of a queue
+    fn change_queue(
+        &self,
+        call: Call,
+        name: String,
+        body: QueueChange,
+    ) -> impl Future<Output = Result<Queue, ApiError>> + Send;
+    /// Lets nothing start any more; what runs goes on until it ends or suspends
+    fn pause_queue(
+        &self,
+        call: Call,
+        name: String,
+    ) -> impl Future<Output = Result<Queue, ApiError>> + Send;
+    /// Lets the queue start again
+    fn resume_queue(
+        &self,
+        call: Call,
+        name: String,
+    ) -> impl Future<Output = Result<Queue, ApiError>> + Send;
     /// Lists runs, newest first
     fn list_runs(
         &self,
@@ -118,20 +234,113 @@ pub trait Service: Send + Sync + 'static {
         wid: String,
         body: RunEvent,
     ) -> impl Future<Output = Result<Accepted, ApiError>> + Send;
+    /// Executes again what failed in a run, as a new run
+    fn retry_run(
+        &self,
+        call: Call,
+        wid: String,
+        body: OpsAction,
+    ) -> impl Future<Output = Result<RunRetried, ApiError>> + Send;
     /// Lists the product steps of a run, in the order of execution
     fn list_run_steps(
         &self,
         call: Call,
         wid: String,
     ) -> impl Future<Output = Result<Vec<StepRow>, ApiError>> + Send;
+    /// Streams what happens in a run, as it happens
+    fn stream_run(
+        &self,
+        call: Call,
+        wid: String,
+        query: StreamRunQuery,
+    ) -> impl Future<Output = Result<Events, ApiError>> + Send;
     /// Reads everything about a run, with the reason why it is where it is
     fn get_run_view(
         &self,
         call: Call,
         wid: String,
     ) -> impl Future<Output = Result<RunView, ApiError>> + Send;
+    /// Lists schedules, newest first
+    fn list_schedules(
+        &self,
+        call: Call,
+        query: ListSchedulesQuery,
+    ) -> impl Future<Output = Result<ScheduleList, ApiError>> + Send;
+    /// Stores a schedule, which fires from now on
+    fn create_schedule(
+        &self,
+        call: Call,
+        body: NewSchedule,
+    ) -> impl Future<Output = Result<Schedule, ApiError>> + Send;
+    /// Deletes a schedule
+    fn delete_schedule(
+        &self,
+        call: Call,
+        name: String,
+    ) -> impl Future<Output = Result<Accepted, ApiError>> + Send;
+    /// Reads a schedule with its last slots, those that did not fire included
+    fn get_schedule(
+        &self,
+        call: Call,
+        name: String,
+    ) -> impl Future<Output = Result<Schedule, ApiError>> + Send;
+    /// Stops a schedule from firing until it is resumed
+    fn pause_schedule(
+        &self,
+        call: Call,
+        name: String,
+    ) -> impl Future<Output = Result<Schedule, ApiError>> + Send;
+    /// Tells the next slots of a schedule
+    fn preview_schedule(
+        &self,
+        call: Call,
+        name: String,
+        query: PreviewScheduleQuery,
+    ) -> impl Future<Output = Result<SchedulePreview, ApiError>> + Send;
+    /// Lets a schedule fire again, from now on
+    fn resume_schedule(
+        &self,
+        call: Call,
+        name: String,
+    ) -> impl Future<Output = Result<Schedule, ApiError>> + Send;
+    /// Starts now what the schedule starts
+    fn trigger_schedule(
+        &self,
+        call: Call,
+        name: String,
+    ) -> impl Future<Output = Result<ScheduleTriggered, ApiError>> + Send;
+    /// Starts a workflow of two marks, with five seconds between them to kill the process in
+    fn start_crash_demo(
+        &self,
+        call: Call,
+        query: StartCrashDemoQuery,
+    ) -> impl Future<Output = Result<OpsAccepted, ApiError>> + Send;
     /// Answers ok while the database answers
     fn get_health(&self, call: Call) -> impl Future<Output = Result<Health, ApiError>> + Send;
+    /// Counts the marks of a workflow
+    fn get_marks(
+        &self,
+        call: Call,
+        query: GetMarksQuery,
+    ) -> impl Future<Output = Result<Marks, ApiError>> + Send;
+    /// Counts the marks of a workflow
+    fn get_slow_marks(
+        &self,
+        call: Call,
+        query: GetSlowMarksQuery,
+    ) -> impl Future<Output = Result<Marks, ApiError>> + Send;
+    /// Starts a workflow of two marks with a durable sleep between them
+    fn start_slow_step(
+        &self,
+        call: Call,
+        query: StartSlowStepQuery,
+    ) -> impl Future<Output = Result<OpsAccepted, ApiError>> + Send;
+    /// Does what is due, and answers what it did
+    fn tick(
+        &self,
+        call: Call,
+        body: Tick,
+    ) -> impl Future<Output = Result<TickSummary, ApiError>> + Send;
 }
 
 #[derive(Tags)]
@@ -140,12 +349,20 @@ enum Tag {
     Artifacts,
     #[oai(rename = "intents")]
     Intents,
+    #[oai(rename = "utility")]
+    Utility,
     #[oai(rename = "ops")]
     Ops,
+    #[oai(rename = "queues")]
+    Queues,
     #[oai(rename = "runs")]
     Runs,
+    #[oai(rename = "schedules")]
+    Schedules,
     #[oai(rename = "health")]
     Health,
+    #[oai(rename = "worker")]
+    Worker,
 }
 
 #[derive(ApiResponse)]
@@ -160,6 +377,13 @@ enum GetIntentSuccess {
     /// Reads an intent.
     #[oai(status = 200)]
     Ok(Json<Intent>),
+}
+
+#[derive(ApiResponse)]
+enum StartSleepSuccess {
+    /// Starts a workflow that leaves an artifact, sleeps, and leaves another one.
+    #[oai(status = 202)]
+    Ok(Json<OpsAccepted>),
 }
 
 #[derive(ApiResponse)]
@@ -180,10 +404,66 @@ enum GetWorkflowSuccess {
 }
 
 #[derive(ApiResponse)]
+enum CancelWorkflowSuccess {
+    /// Cancels a workflow and its unfinished children.
+    #[oai(status = 202)]
+    Ok(Json<OpsAccepted>),
+}
+
+#[derive(ApiResponse)]
+enum ForkWorkflowSuccess {
+    /// Starts a copy of a workflow that goes on from one of its steps.
+    #[oai(status = 202)]
+    Ok(Json<WorkflowForked>),
+}
+
+#[derive(ApiResponse)]
+enum ResumeWorkflowSuccess {
+    /// Queues a workflow again that was cancelled or given up.
+    #[oai(status = 202)]
+    Ok(Json<OpsAccepted>),
+}
+
+#[derive(ApiResponse)]
 enum ListWorkflowStepsSuccess {
     /// Lists the recorded steps of a workflow, by function id.
     #[oai(status = 200)]
     Ok(Json<Vec<WorkflowStep>>),
+}
+
+#[derive(ApiResponse)]
+enum ListQueuesSuccess {
+    /// Lists queues, by name.
+    #[oai(status = 200)]
+    Ok(Json<Vec<Queue>>),
+}
+
+#[derive(ApiResponse)]
+enum GetQueueSuccess {
+    /// Reads a queue.
+    #[oai(status = 200)]
+    Ok(Json<Queue>),
+}
+
+#[derive(ApiResponse)]
+enum ChangeQueueSuccess {
+    /// Changes limits of a queue.
+    #[oai(status = 200)]
+    Ok(Json<Queue>),
+}
+
+#[derive(ApiResponse)]
+enum PauseQueueSuccess {
+    /// Lets nothing start any more; what runs goes on until it ends or suspends.
+    #[oai(status = 200)]
+    Ok(Json<Queue>),
+}
+
+#[derive(ApiResponse)]
+enum ResumeQueueSuccess {
+    /// Lets the queue start again.
+    #[oai(status = 200)]
+    Ok(Json<Queue>),
 }
 
 #[derive(ApiResponse)]
@@ -222,6 +502,13 @@ enum SendRunEventSuccess {
 }
 
 #[derive(ApiResponse)]
+enum RetryRunSuccess {
+    /// Executes again what failed in a run, as a new run.
+    #[oai(status = 202)]
+    Ok(Json<RunRetried>),
+}
+
+#[derive(ApiResponse)]
 enum ListRunStepsSuccess {
     /// Lists the product steps of a run, in the order of execution.
     #[oai(status = 200)]
@@ -236,10 +523,101 @@ enum GetRunViewSuccess {
 }
 
 #[derive(ApiResponse)]
+enum ListSchedulesSuccess {
+    /// Lists schedules, newest first.
+    #[oai(status = 200)]
+    Ok(Json<ScheduleList>),
+}
+
+#[derive(ApiResponse)]
+enum CreateScheduleSuccess {
+    /// Stores a schedule, which fires from now on.
+    #[oai(status = 201)]
+    Ok(Json<Schedule>),
+}
+
+#[derive(ApiResponse)]
+enum DeleteScheduleSuccess {
+    /// Deletes a schedule.
+    #[oai(status = 200)]
+    Ok(Json<Accepted>),
+}
+
+#[derive(ApiResponse)]
+enum GetScheduleSuccess {
+    /// Reads a schedule with its last slots, those that did not fire included.
+    #[oai(status = 200)]
+    Ok(Json<Schedule>),
+}
+
+#[derive(ApiResponse)]
+enum PauseScheduleSuccess {
+    /// Stops a schedule from firing until it is resumed.
+    #[oai(status = 200)]
+    Ok(Json<Schedule>),
+}
+
+#[derive(ApiResponse)]
+enum PreviewScheduleSuccess {
+    /// Tells the next slots of a schedule.
+    #[oai(status = 200)]
+    Ok(Json<SchedulePreview>),
+}
+
+#[derive(ApiResponse)]
+enum ResumeScheduleSuccess {
+    /// Lets a schedule fire again, from now on.
+    #[oai(status = 200)]
+    Ok(Json<Schedule>),
+}
+
+#[derive(ApiResponse)]
+enum TriggerScheduleSuccess {
+    /// Starts now what the schedule starts.
+    #[oai(status = 202)]
+    Ok(Json<ScheduleTriggered>),
+}
+
+#[derive(ApiResponse)]
+enum StartCrashDemoSuccess {
+    /// Starts a workflow of two marks, with five seconds between them to kill the process in.
+    #[oai(status = 202)]
+    Ok(Json<OpsAccepted>),
+}
+
+#[derive(ApiResponse)]
 enum GetHealthSuccess {
     /// Answers ok while the database answers.
     #[oai(status = 200)]
     Ok(Json<Health>),
+}
+
+#[derive(ApiResponse)]
+enum GetMarksSuccess {
+    /// Counts the marks of a workflow.
+    #[oai(status = 200)]
+    Ok(Json<Marks>),
+}
+
+#[derive(ApiResponse)]
+enum GetSlowMarksSuccess {
+    /// Counts the marks of a workflow.
+    #[oai(status = 200)]
+    Ok(Json<Marks>),
+}
+
+#[derive(ApiResponse)]
+enum StartSlowStepSuccess {
+    /// Starts a workflow of two marks with a durable sleep between them.
+    #[oai(status = 202)]
+    Ok(Json<OpsAccepted>),
+}
+
+#[derive(ApiResponse)]
+enum TickSuccess {
+    /// Does what is due, and answers what it did.
+    #[oai(status = 200)]
+    Ok(Json<TickSummary>),
 }
 
 /// The routes of a service.
@@ -301,6 +679,41 @@ impl<S: Service> Routes<S> {
             .get_intent(Call::of(request), intent_id.0)
             .await
             .map(|answer| GetIntentSuccess::Ok(Json(answer)))
+    }
+
+    /// Starts a workflow that leaves an artifact, sleeps, and leaves another one
+    #[oai(
+        path = "/api/ops/sleep",
+        method = "post",
+        operation_id = "startSleep",
+        tag = "Tag::Utility"
+    )]
+    async fn start_sleep(
+        &self,
+        request: &Request,
+        /// The id of the workflow.
+        #[oai(
+            name = "wf",
+            validator(min_length = 1, max_length = 500, pattern = "\\S")
+        )]
+        wf: Query<String>,
+        /// Milliseconds that it sleeps, a day at most.
+        #[oai(
+            name = "sleep",
+            validator(minimum(value = "0"), maximum(value = "86400000"))
+        )]
+        sleep: Query<Option<i64>>,
+    ) -> Result<StartSleepSuccess, ApiError> {
+        self.0
+            .start_sleep(
+                Call::of(request),
+                StartSleepQuery {
+                    wf: wf.0,
+                    sleep: sleep.0,
+                },
+            )
+            .await
+            .map(|answer| StartSleepSuccess::Ok(Json(answer)))
     }
 
     /// Lists workflows, newest first
@@ -374,6 +787,69 @@ impl<S: Service> Routes<S> {
             .map(|answer| GetWorkflowSuccess::Ok(Json(answer)))
     }
 
+    /// Cancels a workflow and its unfinished children
+    #[oai(
+        path = "/api/ops/wf/:wid/cancel",
+        method = "post",
+        operation_id = "cancelWorkflow",
+        tag = "Tag::Ops"
+    )]
+    async fn cancel_workflow(
+        &self,
+        request: &Request,
+        /// The id of a workflow or run.
+        #[oai(name = "wid", validator(min_length = 1, max_length = 500))]
+        wid: Path<String>,
+        body: Json<OpsAction>,
+    ) -> Result<CancelWorkflowSuccess, ApiError> {
+        self.0
+            .cancel_workflow(Call::of(request), wid.0, body.0)
+            .await
+            .map(|answer| CancelWorkflowSuccess::Ok(Json(answer)))
+    }
+
+    /// Starts a copy of a workflow that goes on from one of its steps
+    #[oai(
+        path = "/api/ops/wf/:wid/fork",
+        method = "post",
+        operation_id = "forkWorkflow",
+        tag = "Tag::Ops"
+    )]
+    async fn fork_workflow(
+        &self,
+        request: &Request,
+        /// The id of a workflow or run.
+        #[oai(name = "wid", validator(min_length = 1, max_length = 500))]
+        wid: Path<String>,
+        body: Json<ForkWorkflow>,
+    ) -> Result<ForkWorkflowSuccess, ApiError> {
+        self.0
+            .fork_workflow(Call::of(request), wid.0, body.0)
+            .await
+            .map(|answer| ForkWorkflowSuccess::Ok(Json(answer)))
+    }
+
+    /// Queues a workflow again that was cancelled or given up
+    #[oai(
+        path = "/api/ops/wf/:wid/resume",
+        method = "post",
+        operation_id = "resumeWorkflow",
+        tag = "Tag::Ops"
+    )]
+    async fn resume_workflow(
+        &self,
+        request: &Request,
+        /// The id of a workflow or run.
+        #[oai(name = "wid", validator(min_length = 1, max_length = 500))]
+        wid: Path<String>,
+        body: Json<OpsAction>,
+    ) -> Result<ResumeWorkflowSuccess, ApiError> {
+        self.0
+            .resume_workflow(Call::of(request), wid.0, body.0)
+            .await
+            .map(|answer| ResumeWorkflowSuccess::Ok(Json(answer)))
+    }
+
     /// Lists the recorded steps of a workflow, by function id
     #[oai(
         path = "/api/ops/wf/:wid/steps",
@@ -392,6 +868,101 @@ impl<S: Service> Routes<S> {
             .list_workflow_steps(Call::of(request), wid.0)
             .await
             .map(|answer| ListWorkflowStepsSuccess::Ok(Json(answer)))
+    }
+
+    /// Lists queues, by name
+    #[oai(
+        path = "/api/queues",
+        method = "get",
+        operation_id = "listQueues",
+        tag = "Tag::Queues"
+    )]
+    async fn list_queues(&self, request: &Request) -> Result<ListQueuesSuccess, ApiError> {
+        self.0
+            .list_queues(Call::of(request))
+            .await
+            .map(|answer| ListQueuesSuccess::Ok(Json(answer)))
+    }
+
+    /// Reads a queue
+    #[oai(
+        path = "/api/queues/:name",
+        method = "get",
+        operation_id = "getQueue",
+        tag = "Tag::Queues"
+    )]
+    async fn get_queue(
+        &self,
+        request: &Request,
+        /// The queue's name.
+        #[oai(name = "name", validator(min_length = 1, max_length = 200))]
+        name: Path<String>,
+    ) -> Result<GetQueueSuccess, ApiError> {
+        self.0
+            .get_queue(Call::of(request), name.0)
+            .await
+            .map(|answer| GetQueueSuccess::Ok(Json(answer)))
+    }
+
+    /// Changes limits of a queue
+    #[oai(
+        path = "/api/queues/:name",
+        method = "put",
+        operation_id = "changeQueue",
+        tag = "Tag::Queues"
+    )]
+    async fn change_queue(
+        &self,
+        request: &Request,
+        /// The queue's name.
+        #[oai(name = "name", validator(min_length = 1, max_length = 200))]
+        name: Path<String>,
+        body: Json<QueueChange>,
+    ) -> Result<ChangeQueueSuccess, ApiError> {
+        self.0
+            .change_queue(Call::of(request), name.0, body.0)
+            .await
+            .map(|answer| ChangeQueueSuccess::Ok(Json(answer)))
+    }
+
+    /// Lets nothing start any more; what runs goes on until it ends or suspends
+    #[oai(
+        path = "/api/queues/:name/pause",
+        method = "post",
+        operation_id = "pauseQueue",
+        tag = "Tag::Queues"
+    )]
+    async fn pause_queue(
+        &self,
+        request: &Request,
+        /// The queue's name.
+        #[oai(name = "name", validator(min_length = 1, max_length = 200))]
+        name: Path<String>,
+    ) -> Result<PauseQueueSuccess, ApiError> {
+        self.0
+            .pause_queue(Call::of(request), name.0)
+            .await
+            .map(|answer| PauseQueueSuccess::Ok(Json(answer)))
+    }
+
+    /// Lets the queue start again
+    #[oai(
+        path = "/api/queues/:name/resume",
+        method = "post",
+        operation_id = "resumeQueue",
+        tag = "Tag::Queues"
+    )]
+    async fn resume_queue(
+        &self,
+        request: &Request,
+        /// The queue's name.
+        #[oai(name = "name", validator(min_length = 1, max_length = 200))]
+        name: Path<String>,
+    ) -> Result<ResumeQueueSuccess, ApiError> {
+        self.0
+            .resume_queue(Call::of(request), name.0)
+            .await
+            .map(|answer| ResumeQueueSuccess::Ok(Json(answer)))
     }
 
     /// Lists runs, newest first
@@ -525,6 +1096,27 @@ impl<S: Service> Routes<S> {
             .map(|answer| SendRunEventSuccess::Ok(Json(answer)))
     }
 
+    /// Executes again what failed in a run, as a new run
+    #[oai(
+        path = "/api/runs/:wid/retry",
+        method = "post",
+        operation_id = "retryRun",
+        tag = "Tag::Runs"
+    )]
+    async fn retry_run(
+        &self,
+        request: &Request,
+        /// The id of a workflow or run.
+        #[oai(name = "wid", validator(min_length = 1, max_length = 500))]
+        wid: Path<String>,
+        body: Json<OpsAction>,
+    ) -> Result<RetryRunSuccess, ApiError> {
+        self.0
+            .retry_run(Call::of(request), wid.0, body.0)
+            .await
+            .map(|answer| RetryRunSuccess::Ok(Json(answer)))
+    }
+
     /// Lists the product steps of a run, in the order of execution
     #[oai(
         path = "/api/runs/:wid/steps",
@@ -543,6 +1135,32 @@ impl<S: Service> Routes<S> {
             .list_run_steps(Call::of(request), wid.0)
             .await
             .map(|answer| ListRunStepsSuccess::Ok(Json(answer)))
+    }
+
+    /// Streams what happens in a run, as it happens
+    #[oai(
+        path = "/api/runs/:wid/stream",
+        method = "get",
+        operation_id = "streamRun",
+        tag = "Tag::Runs"
+    )]
+    async fn stream_run(
+        &self,
+        request: &Request,
+        /// The id of a workflow or run.
+        #[oai(name = "wid", validator(min_length = 1, max_length = 500))]
+        wid: Path<String>,
+        /// Whether to wait for what has not happened yet; true by default.
+        #[oai(name = "follow")]
+        follow: Query<Option<bool>>,
+    ) -> Result<Events, ApiError> {
+        self.0
+            .stream_run(
+                Call::of(request),
+                wid.0,
+                StreamRunQuery { follow: follow.0 },
+            )
+            .await
     }
 
     /// Reads everything about a run, with the reason why it is where it is
@@ -565,6 +1183,212 @@ impl<S: Service> Routes<S> {
             .map(|answer| GetRunViewSuccess::Ok(Json(answer)))
     }
 
+    /// Lists schedules, newest first
+    #[oai(
+        path = "/api/schedules",
+        method = "get",
+        operation_id = "listSchedules",
+        tag = "Tag::Schedules"
+    )]
+    async fn list_schedules(
+        &self,
+        request: &Request,
+        /// At most so many.
+        #[oai(
+            name = "limit",
+            validator(minimum(value = "1"), maximum(value = "200"))
+        )]
+        limit: Query<Option<i64>>,
+        /// Where the previous page ended.
+        #[oai(
+            name = "cursor",
+            validator(max_length = 720, pattern = "^[0-9]{1,15}\\.[A-Za-z0-9_-]{0,700}$")
+        )]
+        cursor: Query<Option<String>>,
+    ) -> Result<ListSchedulesSuccess, ApiError> {
+        self.0
+            .list_schedules(
+                Call::of(request),
+                ListSchedulesQuery {
+                    limit: limit.0,
+                    cursor: cursor.0,
+                },
+            )
+            .await
+            .map(|answer| ListSchedulesSuccess::Ok(Json(answer)))
+    }
+
+    /// Stores a schedule, which fires from now on
+    #[oai(
+        path = "/api/schedules",
+        method = "post",
+        operation_id = "createSchedule",
+        tag = "Tag::Schedules"
+    )]
+    async fn create_schedule(
+        &self,
+        request: &Request,
+        body: Json<NewSchedule>,
+    ) -> Result<CreateScheduleSuccess, ApiError> {
+        self.0
+            .create_schedule(Call::of(request), body.0)
+            .await
+            .map(|answer| CreateScheduleSuccess::Ok(Json(answer)))
+    }
+
+    /// Deletes a schedule
+    #[oai(
+        path = "/api/schedules/:name",
+        method = "delete",
+        operation_id = "deleteSchedule",
+        tag = "Tag::Schedules"
+    )]
+    async fn delete_schedule(
+        &self,
+        request: &Request,
+        /// The schedule's name.
+        #[oai(name = "name", validator(min_length = 1, max_length = 100))]
+        name: Path<String>,
+    ) -> Result<DeleteScheduleSuccess, ApiError> {
+        self.0
+            .delete_schedule(Call::of(request), name.0)
+            .await
+            .map(|answer| DeleteScheduleSuccess::Ok(Json(answer)))
+    }
+
+    /// Reads a schedule with its last slots, those that did not fire included
+    #[oai(
+        path = "/api/schedules/:name",
+        method = "get",
+        operation_id = "getSchedule",
+        tag = "Tag::Schedules"
+    )]
+    async fn get_schedule(
+        &self,
+        request: &Request,
+        /// The schedule's name.
+        #[oai(name = "name", validator(min_length = 1, max_length = 100))]
+        name: Path<String>,
+    ) -> Result<GetScheduleSuccess, ApiError> {
+        self.0
+            .get_schedule(Call::of(request), name.0)
+            .await
+            .map(|answer| GetScheduleSuccess::Ok(Json(answer)))
+    }
+
+    /// Stops a schedule from firing until it is resumed
+    #[oai(
+        path = "/api/schedules/:name/pause",
+        method = "post",
+        operation_id = "pauseSchedule",
+        tag = "Tag::Schedules"
+    )]
+    async fn pause_schedule(
+        &self,
+        request: &Request,
+        /// The schedule's name.
+        #[oai(name = "name", validator(min_length = 1, max_length = 100))]
+        name: Path<String>,
+    ) -> Result<PauseScheduleSuccess, ApiError> {
+        self.0
+            .pause_schedule(Call::of(request), name.0)
+            .await
+            .map(|answer| PauseScheduleSuccess::Ok(Json(answer)))
+    }
+
+    /// Tells the next slots of a schedule
+    #[oai(
+        path = "/api/schedules/:name/preview",
+        method = "get",
+        operation_id = "previewSchedule",
+        tag = "Tag::Schedules"
+    )]
+    async fn preview_schedule(
+        &self,
+        request: &Request,
+        /// The schedule's name.
+        #[oai(name = "name", validator(min_length = 1, max_length = 100))]
+        name: Path<String>,
+        /// How many; 10 by default.
+        #[oai(
+            name = "count",
+            validator(minimum(value = "1"), maximum(value = "100"))
+        )]
+        count: Query<Option<i64>>,
+    ) -> Result<PreviewScheduleSuccess, ApiError> {
+        self.0
+            .preview_schedule(
+                Call::of(request),
+                name.0,
+                PreviewScheduleQuery { count: count.0 },
+            )
+            .await
+            .map(|answer| PreviewScheduleSuccess::Ok(Json(answer)))
+    }
+
+    /// Lets a schedule fire again, from now on
+    #[oai(
+        path = "/api/schedules/:name/resume",
+        method = "post",
+        operation_id = "resumeSchedule",
+        tag = "Tag::Schedules"
+    )]
+    async fn resume_schedule(
+        &self,
+        request: &Request,
+        /// The schedule's name.
+        #[oai(name = "name", validator(min_length = 1, max_length = 100))]
+        name: Path<String>,
+    ) -> Result<ResumeScheduleSuccess, ApiError> {
+        self.0
+            .resume_schedule(Call::of(request), name.0)
+            .await
+            .map(|answer| ResumeScheduleSuccess::Ok(Json(answer)))
+    }
+
+    /// Starts now what the schedule starts
+    #[oai(
+        path = "/api/schedules/:name/trigger",
+        method = "post",
+        operation_id = "triggerSchedule",
+        tag = "Tag::Schedules"
+    )]
+    async fn trigger_schedule(
+        &self,
+        request: &Request,
+        /// The schedule's name.
+        #[oai(name = "name", validator(min_length = 1, max_length = 100))]
+        name: Path<String>,
+    ) -> Result<TriggerScheduleSuccess, ApiError> {
+        self.0
+            .trigger_schedule(Call::of(request), name.0)
+            .await
+            .map(|answer| TriggerScheduleSuccess::Ok(Json(answer)))
+    }
+
+    /// Starts a workflow of two marks, with five seconds between them to kill the process in
+    #[oai(
+        path = "/crashdemo",
+        method = "post",
+        operation_id = "startCrashDemo",
+        tag = "Tag::Utility"
+    )]
+    async fn start_crash_demo(
+        &self,
+        request: &Request,
+        /// The id of the workflow.
+        #[oai(
+            name = "wf",
+            validator(min_length = 1, max_length = 500, pattern = "\\S")
+        )]
+        wf: Query<String>,
+    ) -> Result<StartCrashDemoSuccess, ApiError> {
+        self.0
+            .start_crash_demo(Call::of(request), StartCrashDemoQuery { wf: wf.0 })
+            .await
+            .map(|answer| StartCrashDemoSuccess::Ok(Json(answer)))
+    }
+
     /// Answers ok while the database answers
     #[oai(
         path = "/healthz",
@@ -577,5 +1401,100 @@ impl<S: Service> Routes<S> {
             .get_health(Call::of(request))
             .await
             .map(|answer| GetHealthSuccess::Ok(Json(answer)))
+    }
+
+    /// Counts the marks of a workflow
+    #[oai(
+        path = "/marks",
+        method = "get",
+        operation_id = "getMarks",
+        tag = "Tag::Utility"
+    )]
+    async fn get_marks(
+        &self,
+        request: &Request,
+        /// The id of the workflow.
+        #[oai(
+            name = "wf",
+            validator(min_length = 1, max_length = 500, pattern = "\\S")
+        )]
+        wf: Query<String>,
+    ) -> Result<GetMarksSuccess, ApiError> {
+        self.0
+            .get_marks(Call::of(request), GetMarksQuery { wf: wf.0 })
+            .await
+            .map(|answer| GetMarksSuccess::Ok(Json(answer)))
+    }
+
+    /// Counts the marks of a workflow
+    #[oai(
+        path = "/slowmarks",
+        method = "get",
+        operation_id = "getSlowMarks",
+        tag = "Tag::Utility"
+    )]
+    async fn get_slow_marks(
+        &self,
+        request: &Request,
+        /// The id of the workflow.
+        #[oai(
+            name = "wf",
+            validator(min_length = 1, max_length = 500, pattern = "\\S")
+        )]
+        wf: Query<String>,
+    ) -> Result<GetSlowMarksSuccess, ApiError> {
+        self.0
+            .get_slow_marks(Call::of(request), GetSlowMarksQuery { wf: wf.0 })
+            .await
+            .map(|answer| GetSlowMarksSuccess::Ok(Json(answer)))
+    }
+
+    /// Starts a workflow of two marks with a durable sleep between them
+    #[oai(
+        path = "/slowstep",
+        method = "post",
+        operation_id = "startSlowStep",
+        tag = "Tag::Utility"
+    )]
+    async fn start_slow_step(
+        &self,
+        request: &Request,
+        /// The id of the workflow.
+        #[oai(
+            name = "wf",
+            validator(min_length = 1, max_length = 500, pattern = "\\S")
+        )]
+        wf: Query<String>,
+        /// Milliseconds that it sleeps, a day at most.
+        #[oai(
+            name = "sleep",
+            validator(minimum(value = "0"), maximum(value = "86400000"))
+        )]
+        sleep: Query<Option<i64>>,
+    ) -> Result<StartSlowStepSuccess, ApiError> {
+        self.0
+            .start_slow_step(
+                Call::of(request),
+                StartSlowStepQuery {
+                    wf: wf.0,
+                    sleep: sleep.0,
+                },
+            )
+            .await
+            .map(|answer| StartSlowStepSuccess::Ok(Json(answer)))
+    }
+
+    /// Does what is due, and answers what it did
+    #[oai(
+        path = "/tick",
+        method = "post",
+        operation_id = "tick",
+        tag = "Tag::Worker"
+    )]
+    async fn tick(&self, request: &Request, body: Json<Tick>) -> Result<TickSuccess, ApiError> {
+        self.0
+            .tick(Call::of(request), body.0)
+            .await
+            .map(|answer| TickSuccess::Ok(Json(answer)))
     }
 }

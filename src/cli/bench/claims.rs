@@ -211,6 +211,7 @@ async fn enqueue(
                 application_version: "bench".into(),
                 timeout_ms: None,
                 delay_ms: None,
+                schedule_name: None,
                 parent_workflow_id: None,
             })
             .collect();

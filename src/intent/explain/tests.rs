@@ -88,6 +88,7 @@ fn no_limits() -> QueueRow {
         partition_concurrency: None,
         rate_limit_max: None,
         rate_limit_period_ms: None,
+        fair: false,
         paused: false,
         window_started_at: 90_000,
         window_count: 0,
