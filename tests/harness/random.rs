@@ -1,6 +1,6 @@
 //! Chance that can be repeated: a test that meets a bad case prints its seed, and the seed brings the case back.
 
-/// Numbers that only look random (SplitMix64).
+/// Numbers that only look random (`SplitMix64`).
 #[derive(Debug, Clone)]
 pub(crate) struct Random(u64);
 
