@@ -52,6 +52,7 @@ impl Workflow for Tree {
         let options = ChildOptions {
             id: None,
             queue: QUEUE.into(),
+            ..ChildOptions::default()
         };
         let child = ctx.start_child::<Self>(&(below - 1), options).await?;
         let results = ctx.await_children(vec![child]).await?;
