@@ -5,6 +5,7 @@ mod artifacts;
 mod bench;
 mod follow;
 mod migrate;
+mod ops;
 mod run;
 mod runs;
 mod serve;
@@ -38,7 +39,7 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Serve the API and execute runs, in one process, on the embedded database or `DATABASE_URL`.
-    Serve,
+    Serve(serve::Arguments),
     /// Run a command as a durable run, with its output as it comes; the exit code is the command's.
     Run(Box<run::Arguments>),
     /// List runs, newest first.
@@ -53,6 +54,10 @@ enum Command {
     Approve(runs::ApproveArguments),
     /// List and fetch what runs have left.
     Artifacts(artifacts::Arguments),
+    /// Execute again what failed in a run, as a new run; what ended well is kept.
+    Retry(ops::RetryArguments),
+    /// List workflows, look into them, cancel, resume and fork them: ours, and those of DBOS applications on the same database.
+    Ops(ops::Arguments),
     /// Bring the database's schema up to date, or rebuild half of it.
     Migrate(migrate::Arguments),
     /// Measure what the engine does on the database in use.
@@ -132,7 +137,7 @@ fn run(command: &Command) -> Result<ExitCode, CliError> {
     }
     let config = Config::from_env()?;
     crate::telemetry::init(match command {
-        Command::Serve => crate::telemetry::OF_A_SERVICE,
+        Command::Serve(_) => crate::telemetry::OF_A_SERVICE,
         _ => crate::telemetry::OF_A_COMMAND,
     });
     if let Some(death) = config.die_at.clone() {
@@ -148,13 +153,15 @@ fn run(command: &Command) -> Result<ExitCode, CliError> {
 async fn dispatch(config: &Config, command: &Command) -> Result<ExitCode, CliError> {
     match command {
         Command::Run(arguments) => return run::run(config, arguments).await,
-        Command::Serve => serve::run(config).await?,
+        Command::Ops(arguments) => return ops::run(config, arguments).await,
+        Command::Serve(arguments) => serve::run(config, arguments).await?,
         Command::Runs(arguments) => runs::list(config, arguments).await?,
         Command::Show(arguments) => runs::show(config, arguments).await?,
         Command::Explain(arguments) => runs::explain(config, arguments).await?,
         Command::Logs(arguments) => runs::logs(config, arguments).await?,
         Command::Approve(arguments) => runs::approve(config, arguments).await?,
         Command::Artifacts(arguments) => artifacts::run(config, arguments).await?,
+        Command::Retry(arguments) => ops::retry(config, arguments).await?,
         Command::Migrate(arguments) => migrate::run(config, arguments).await?,
         Command::Bench(arguments) => bench::run(config, arguments).await?,
         // Printed before anything is read.
