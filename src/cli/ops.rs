@@ -69,7 +69,7 @@ pub(super) async fn run(config: &Config, arguments: &Arguments) -> Result<ExitCo
 
 #[derive(Debug, clap::Args)]
 struct ListArguments {
-    /// Only workflows with this status: ENQUEUED, DELAYED, PENDING, SUCCESS, ERROR, CANCELLED or MAX_RECOVERY_ATTEMPTS_EXCEEDED. May be given
+    /// Only workflows with this status: ENQUEUED, DELAYED, PENDING, SUCCESS, ERROR, CANCELLED or `MAX_RECOVERY_ATTEMPTS_EXCEEDED`. May be given
     /// several times. Default: all.
     #[arg(long)]
     status: Vec<String>,

@@ -80,12 +80,7 @@ pub(super) async fn run(config: &Config, arguments: &Arguments) -> Result<(), Cl
     let projector = engine
         .is_some()
         .then(|| tokio::spawn(intent::project_drift(db.clone())));
-    greet(&db, config, &addresses);
-    if attached.is_some() {
-        say(
-            "  attached   workflows are shown, cancelled, resumed and forked here; their application executes them",
-        );
-    }
+    greet(&db, config, &addresses, attached.is_some());
     wait_for_signal().await;
     tracing::info!("stopping: what runs may finish, the rest is handed back");
     let _ = stop.send(true);
@@ -116,7 +111,7 @@ async fn must_be_dbos(db: &Database) -> Result<(), CliError> {
     )))
 }
 
-fn greet(db: &Database, config: &Config, addresses: &[std::net::SocketAddr]) {
+fn greet(db: &Database, config: &Config, addresses: &[std::net::SocketAddr], attached: bool) {
     let [api, admin] = addresses else { return };
     say(&format!(
         "Stepwell {} (application version {})",
@@ -128,6 +123,12 @@ fn greet(db: &Database, config: &Config, addresses: &[std::net::SocketAddr]) {
     ));
     say(&format!("  database   {}", db.display_url()));
     say(&format!("  docs       http://{api}/docs"));
+    if attached {
+        say(
+            "  attached   workflows are shown, cancelled, resumed and forked here; their application executes them",
+        );
+        return;
+    }
     let body = r#"{"goal":"hello","inputs":{"command":"echo hello"},"constraints":{}}"#;
     say(&format!(
         "  try        curl -sS -X POST http://{api}/api/intents -H 'content-type: application/json' -d '{body}'"

@@ -99,7 +99,7 @@ pub(super) fn step_run(step: &StepRun) -> Row {
         "run_id": step.run, "step_id": step.step, "attempt": 1, "name": step.phase, "trace_id": step.trace_id, "span_id": step.span_id,
         "started_at": step.started_at, "finished_at": step.finished_at, "error": step.error,
     });
-    row(&RUN_STEPS, RowChange::Insert, values)
+    row(&RUN_STEPS, RowChange::Again, values)
 }
 
 /// What an artifact holds.
@@ -143,7 +143,7 @@ pub(super) fn artifact(artifact: &Artifact) -> Row {
         "mime": mime, "size": bytes.len(), "sha256": sha256_hex(&bytes), "inline": inline, "content": content,
         "created_at": artifact.created_at,
     });
-    row(&ARTIFACTS, RowChange::Insert, values)
+    row(&ARTIFACTS, RowChange::Again, values)
 }
 
 /// A call of the planner and its answer.
@@ -186,7 +186,7 @@ pub(super) fn task_attempt(task: &TaskAttempt) -> Row {
         "err_code": task.err_code, "exit": task.exit, "wall_ms": task.wall_ms, "request": task.request.to_string(),
         "response": task.response.to_string(), "created_at": task.created_at,
     });
-    row(&SBX_RUNS, RowChange::Insert, values)
+    row(&SBX_RUNS, RowChange::Again, values)
 }
 
 /// The mock's receipt for one attempt: seen twice, the attempt's effect was committed twice.

@@ -16,6 +16,9 @@ use super::{
 pub enum RowChange {
     /// A new row; an existing one is an error.
     Insert,
+    /// A new row whose last key column counts: it is one more than in the rows that share the rest of the key, and at least what is given. A step
+    /// that a client of DBOS has rewound leaves rows beside those that it left before.
+    Again,
     /// The columns given replace those of the row with the same key.
     Update,
     /// A new row, or one more in the named column of the existing row.
@@ -73,7 +76,10 @@ fn row_statement(
     change: RowChange,
     columns: &[String],
 ) -> String {
-    let (source, select) = sql.table_rows(table, columns);
+    let (source, mut select) = sql.table_rows(table, columns);
+    if change == RowChange::Again {
+        count_on(sql, table, columns, &mut select);
+    }
     let quoted: Vec<String> = columns.iter().map(|c| format!("\"{c}\"")).collect();
     let insert = format!(
         "INSERT INTO \"app\".{} AS t ({}) SELECT {} FROM {source}",
@@ -82,7 +88,7 @@ fn row_statement(
         select.join(", ")
     );
     match change {
-        RowChange::Insert => insert,
+        RowChange::Insert | RowChange::Again => insert,
         RowChange::Count(column) => {
             format!(
                 "{insert} WHERE true ON CONFLICT ({}) DO UPDATE SET \"{column}\" = t.\"{column}\" + 1",
@@ -107,5 +113,25 @@ fn row_statement(
                 keys.join(" AND ")
             )
         }
+    }
+}
+
+/// Replaces the value selected for the last key column by the next number.
+fn count_on(sql: Dialect, table: &TableShape, columns: &[String], select: &mut [String]) {
+    let Some((counter, rest)) = table.key.split_last() else {
+        return;
+    };
+    let place = |column: &str| columns.iter().position(|c| c == column);
+    let same: Vec<String> = rest
+        .iter()
+        .filter_map(|column| Some(format!("o.\"{column}\" = {}", select[place(column)?])))
+        .collect();
+    if let Some(place) = place(counter) {
+        let highest = format!(
+            "(SELECT max(o.\"{counter}\") FROM \"app\".{} o WHERE {})",
+            table.name,
+            same.join(" AND ")
+        );
+        select[place] = sql.greatest(&select[place], &format!("COALESCE({highest}, 0) + 1"));
     }
 }

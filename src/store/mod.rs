@@ -17,6 +17,7 @@ pub mod marks;
 pub mod messages;
 pub mod ops;
 pub mod planner_calls;
+mod portable;
 pub mod queue_limits;
 pub mod run_stream;
 pub mod runs;

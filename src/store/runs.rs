@@ -1,8 +1,8 @@
 //! Owns the rows of runs and of what hangs on them: steps, tasks, approvals. Checkpoints write most of them; here they are started and read.
 
 use sea_orm::{
-    ActiveModelTrait, ColumnTrait, Condition, ConnectionTrait, EntityTrait, FromQueryResult,
-    IntoActiveModel, QueryFilter, QueryOrder, QuerySelect, sea_query::OnConflict,
+    ActiveModelTrait, ColumnTrait, Condition, ConnectionTrait, EntityTrait, IntoActiveModel,
+    QueryFilter, QueryOrder, QuerySelect, sea_query::OnConflict,
 };
 
 use super::{
@@ -10,8 +10,14 @@ use super::{
     dialect::dialect,
     entity::{plan_approvals, run_steps, runs, sbx_runs},
     error::StoreError,
-    status::{RunStatus, WorkflowStatus},
+    status::RunStatus,
+    workflows::INTERNAL_QUEUE,
 };
+
+/// The statuses of a run that has not ended.
+const OPEN: &str = "('queued', 'running', 'waiting_input', 'repairing')";
+/// Drifts of a kind that are repaired in one round.
+const DRIFTS: u32 = 1_000;
 
 /// Stores a run that starts.
 pub async fn insert(tx: &impl ConnectionTrait, run: runs::Model) -> Result<(), StoreError> {
@@ -135,39 +141,60 @@ pub async fn approve(
     Ok(self::approval(tx, &run).await?.unwrap_or(approval))
 }
 
-/// A run whose workflow has gone on without it.
-#[derive(Debug, Clone, FromQueryResult)]
-pub struct Drift {
-    /// The run.
-    pub id: String,
-    /// How its workflow ended.
-    pub status: WorkflowStatus,
-    /// The workflow's error, JSON text.
-    pub error: Option<String>,
-    /// When it ended, epoch milliseconds.
-    pub completed_at: i64,
+/// A run that does not say what its workflow does: somebody else's client, a deadline or the recovery cap acted on the workflow alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Drift {
+    /// The run is open, and its workflow has ended.
+    Ended(String),
+    /// The run has ended, and its workflow was put into the internal queue.
+    Resumed(String),
+    /// The workflow is a fork of a run's, and has no run.
+    Forked {
+        /// The fork.
+        workflow: String,
+        /// The workflow that it was forked from.
+        from: String,
+    },
 }
 
-/// Runs that are open though their workflow ended within the last `look_back_ms`: somebody else's client, a deadline or the recovery cap
-/// ended it.
+/// Runs and workflows that drifted apart within the last `look_back_ms`, the runs of older forks first.
 pub async fn drifted(
     db: &impl ConnectionTrait,
+    run_workflow: &str,
     look_back_ms: i64,
 ) -> Result<Vec<Drift>, StoreError> {
+    let now = dialect(db).now();
     let text = format!(
-        "SELECT r.id, s.status, COALESCE(o.error, s.error) AS error, s.completed_at FROM \"dbos\".workflow_status s \
-         JOIN \"app\".runs r ON r.workflow_id = s.workflow_uuid LEFT JOIN \"dbos\".workflow_output o ON o.workflow_uuid = s.workflow_uuid \
-         WHERE s.completed_at >= {now} - $1 AND r.status IN ('queued', 'running', 'waiting_input', 'repairing') \
-         AND s.status IN ('CANCELLED', 'ERROR', 'MAX_RECOVERY_ATTEMPTS_EXCEEDED') LIMIT 1000",
-        now = dialect(db).now()
+        "SELECT * FROM (SELECT 'ended' AS kind, s.workflow_uuid AS id, '' AS source FROM \"dbos\".workflow_status s \
+         JOIN \"app\".runs r ON r.workflow_id = s.workflow_uuid WHERE s.completed_at >= {now} - $1 AND r.status IN {OPEN} \
+         AND s.status IN ('CANCELLED', 'ERROR', 'MAX_RECOVERY_ATTEMPTS_EXCEEDED') LIMIT {DRIFTS}) AS ended \
+         UNION ALL SELECT * FROM (SELECT 'resumed', s.workflow_uuid, '' FROM \"dbos\".workflow_status s \
+         JOIN \"app\".runs r ON r.workflow_id = s.workflow_uuid WHERE s.queue_name = '{INTERNAL_QUEUE}' AND s.status = 'ENQUEUED' \
+         AND r.status NOT IN {OPEN} LIMIT {DRIFTS}) AS resumed \
+         UNION ALL SELECT * FROM (SELECT 'forked', s.workflow_uuid, s.forked_from FROM \"dbos\".workflow_status s \
+         JOIN \"app\".runs r ON r.workflow_id = s.forked_from WHERE s.forked_from IS NOT NULL AND s.created_at >= {now} - $1 AND s.name = $2 \
+         AND NOT EXISTS (SELECT 1 FROM \"app\".runs own WHERE own.workflow_id = s.workflow_uuid) ORDER BY s.created_at LIMIT {DRIFTS}) AS forked"
     );
     let rows = db
-        .query_all_raw(statement(db, text, [look_back_ms.into()]))
+        .query_all_raw(statement(
+            db,
+            text,
+            [look_back_ms.into(), run_workflow.into()],
+        ))
         .await?;
-    Ok(rows
-        .iter()
-        .map(|row| Drift::from_query_result(row, ""))
-        .collect::<Result<_, _>>()?)
+    rows.iter()
+        .map(|row| {
+            let (kind, id): (String, String) = (row.try_get_by_index(0)?, row.try_get_by_index(1)?);
+            Ok(match kind.as_str() {
+                "ended" => Drift::Ended(id),
+                "resumed" => Drift::Resumed(id),
+                _ => Drift::Forked {
+                    workflow: id,
+                    from: row.try_get_by_index(2)?,
+                },
+            })
+        })
+        .collect()
 }
 
 /// Ends an open run as its workflow ended.
@@ -181,7 +208,7 @@ pub async fn end(
 ) -> Result<(), StoreError> {
     let text = format!(
         "UPDATE \"app\".runs SET status = $2, next_action = $3, error = $4, ended_at = $5, updated_at = {} \
-         WHERE id = $1 AND status IN ('queued', 'running', 'waiting_input', 'repairing')",
+         WHERE id = $1 AND status IN {OPEN}",
         dialect(db).now()
     );
     let values = [
@@ -203,7 +230,7 @@ pub async fn cancel(
 ) -> Result<(), StoreError> {
     let text = format!(
         "UPDATE \"app\".runs SET status = 'canceled', next_action = NULL, ended_at = $2, updated_at = $2 \
-         WHERE {} AND status IN ('queued', 'running', 'waiting_input', 'repairing')",
+         WHERE {} AND status IN {OPEN}",
         dialect(tx).is_one_of("workflow_id", 1)
     );
     tx.execute_raw(statement(tx, text, [json_rows(&workflows)?, at.into()]))

@@ -26,6 +26,7 @@ mod backend;
 mod eventually;
 mod http;
 mod lab;
+mod mise;
 mod oracle;
 mod product;
 mod raw;
@@ -37,10 +38,11 @@ pub(crate) use backend::Backend;
 pub(crate) use eventually::eventually;
 pub(crate) use http::Answer;
 pub(crate) use lab::{Lab, LabOutput};
+pub(crate) use mise::{mise_bin, mise_command, mise_env};
 pub(crate) use raw::Wire;
 pub(crate) use server::{Server, free_port};
 pub(crate) use stage::{Stage, run_on};
-pub(crate) use tools::{cache_dir, living_processes, missing_tools, npm_packages};
+pub(crate) use tools::{cache_dir, living_processes, missing_tools, npm_packages, pip_packages};
 
 /// Makes two tests of each function, on SQLite and on Postgres.
 macro_rules! on_both_databases {

@@ -30,6 +30,7 @@ pub(crate) struct Server(Arc<Inner>);
 
 struct Inner {
     stage: Stage,
+    /// With its options, as a shell would split them at blanks.
     subcommand: String,
     env: Vec<(String, String)>,
     base: String,
@@ -61,7 +62,10 @@ impl Server {
             env: variables,
             base: format!("http://127.0.0.1:{port}"),
             admin_base: format!("http://127.0.0.1:{admin_port}"),
-            log: stage.dir().join(format!("{subcommand}-{number}.log")),
+            log: stage.dir().join(format!(
+                "{}-{number}.log",
+                subcommand.split(' ').next().unwrap_or(subcommand)
+            )),
             client: http::client(),
             child: Mutex::new(None),
         }));
@@ -198,7 +202,7 @@ impl Server {
         let child = self
             .0
             .stage
-            .command(&[&self.0.subcommand])
+            .command(&self.0.subcommand.split(' ').collect::<Vec<_>>())
             .envs(self.0.env.iter().map(|(name, value)| (name, value)))
             .envs(env.iter().copied())
             .stdin(Stdio::null())

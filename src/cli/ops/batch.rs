@@ -227,7 +227,7 @@ fn sentence(order: &Order, summary: Summary) -> String {
 fn progress(line: &mut StatusLine, name: &str, done: usize, all: usize) {
     if std::io::stderr().is_terminal() {
         line.say(&format!("{done} of {all}"));
-    } else if done % PROGRESS_EVERY == 0 {
+    } else if done.is_multiple_of(PROGRESS_EVERY) {
         note(&format!("{name}: {done} of {all}"));
     }
 }

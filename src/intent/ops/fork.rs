@@ -225,39 +225,65 @@ pub(super) async fn copy_workflow(
     if !target.is_ours() {
         return Ok(queue);
     }
-    let copied = copy.plan.copied(steps);
-    let names: Vec<&str> = copied.iter().map(|s| s.function_name.as_str()).collect();
-    let tasks: Vec<&str> = copied
-        .iter()
-        .filter(|step| is_task_start(step))
-        .filter_map(|step| step.child_workflow_id.as_deref())
-        .collect();
+    let copied = Records::of(&copy.plan.copied(steps));
     let old = run.as_ref().map_or(source, |run| &run.id).to_owned();
-    let rows = CopiedRows {
-        source: &old,
-        run: id,
-        uri_prefixes: (&ids::artifact_prefix(&old), &ids::artifact_prefix(id)),
-        steps: &names,
-        tasks: &tasks,
-        approval: names.contains(&GATE),
-    };
-    fork::copy_rows(tx, &rows).await?;
+    copy_product_rows(tx, &old, id, &copied).await?;
     if let Some(run) = run {
-        let last_step = PRODUCT_STEPS
-            .into_iter()
-            .rfind(|step| names.contains(step))
-            .map(str::to_owned);
-        run_rows::insert(
-            tx,
-            run_of_copy(run, id, last_step, copy.retries, target.now),
-        )
-        .await?;
+        let run = run_of_copy(run, id, last_step(&copied), copy.retries, target.now);
+        run_rows::insert(tx, run).await?;
     }
     Ok(queue)
 }
 
+/// What of a workflow's records says which rows of its run belong to them.
+pub(super) struct Records<'a> {
+    /// The operations.
+    names: Vec<&'a str>,
+    /// The tasks that were started.
+    tasks: Vec<&'a str>,
+}
+
+impl<'a> Records<'a> {
+    pub(super) fn of(steps: &[&'a StepRow]) -> Self {
+        Self {
+            names: steps.iter().map(|s| s.function_name.as_str()).collect(),
+            tasks: steps
+                .iter()
+                .filter(|step| is_task_start(step))
+                .filter_map(|step| step.child_workflow_id.as_deref())
+                .collect(),
+        }
+    }
+}
+
+/// Copies the rows of the run `source` that belong to `copied` to the run `id`.
+pub(super) async fn copy_product_rows(
+    tx: &Transaction,
+    source: &str,
+    id: &str,
+    copied: &Records<'_>,
+) -> Result<(), StoreError> {
+    let rows = CopiedRows {
+        source,
+        run: id,
+        uri_prefixes: (&ids::artifact_prefix(source), &ids::artifact_prefix(id)),
+        steps: &copied.names,
+        tasks: &copied.tasks,
+        approval: copied.names.contains(&GATE),
+    };
+    fork::copy_rows(tx, &rows).await
+}
+
+/// The last product step among `records`.
+pub(super) fn last_step(records: &Records) -> Option<String> {
+    PRODUCT_STEPS
+        .into_iter()
+        .rfind(|step| records.names.contains(step))
+        .map(str::to_owned)
+}
+
 /// The run of a copy: the same intent under the same policy, with nothing done yet beside what was copied.
-fn run_of_copy(
+pub(super) fn run_of_copy(
     run: runs::Model,
     id: &str,
     last_step: Option<String>,
