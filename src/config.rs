@@ -199,6 +199,24 @@ impl Config {
         })
     }
 
+    /// The same on another database, whose URL somebody gave by hand.
+    ///
+    /// # Errors
+    /// [`ConfigError`] when it is no URL of a database.
+    pub fn on_database(self, url: &str) -> Result<Self, ConfigError> {
+        if !is_database_url(url) {
+            return Err(ConfigError {
+                name: "--attach",
+                value: url.to_owned(),
+                accepts: "a URL that starts with sqlite: or postgres://".into(),
+            });
+        }
+        Ok(Self {
+            database_url: url.to_owned(),
+            ..self
+        })
+    }
+
     /// How to reach the database.
     pub fn database(&self) -> DatabaseOptions {
         DatabaseOptions {

@@ -53,8 +53,8 @@ on_both_databases! {
         if missing_tools(&["python3"]) {
             return;
         }
-        if let Some(python) = python_packages("schemathesis", REQUIREMENTS).await {
-            every_answer_conforms(&stage, &python).await;
+        if let Some(packages) = pip_packages("schemathesis", REQUIREMENTS).await {
+            every_answer_conforms(&stage, &packages.join("venv")).await;
         }
     }
 }

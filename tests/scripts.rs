@@ -10,13 +10,19 @@ use std::process::Output;
 use harness::*;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
-const MISE_PACKAGE: &str = r#"{"name": "stepwell-mise-test", "private": true, "dependencies": {"@jdxcode/mise": "2026.9.15"}}"#;
-const TASKS: [&str; 14] = [
+const TASKS: [&str; 21] = [
     "build",
     "db:down",
     "db:reset",
     "db:sys:reset",
     "db:up",
+    "ops:cancel-batch",
+    "ops:fork-batch",
+    "ops:list-failed",
+    "ops:resume-batch",
+    "ops:sql:inbox",
+    "ops:sql:queues",
+    "ops:sql:slow",
     "quick",
     "start",
     "start:api-shim",
@@ -178,20 +184,9 @@ on_both_databases! {
         if missing_tools(&["node", "npm"]) {
             return;
         }
-        let mise = npm_packages("mise", MISE_PACKAGE).await.join("node_modules/.bin/mise");
+        let Some(bin) = mise_bin().await else { return };
         let run = async |arguments: &[&str]| {
-            let output = stage
-                .tool(mise.to_str().unwrap())
-                .args(arguments)
-                .env("STEPWELL_BIN", env!("CARGO_BIN_EXE_stepwell"))
-                .env("MISE_DATA_DIR", stage.dir().join("mise"))
-                .env("MISE_STATE_DIR", stage.dir().join("mise-state"))
-                .env("MISE_CACHE_DIR", stage.dir().join("mise-cache"))
-                .env("MISE_YES", "1")
-                .current_dir(ROOT)
-                .output()
-                .await
-                .unwrap();
+            let output = mise_command(&stage, &bin, arguments).output().await.unwrap();
             assert!(output.status.success(), "mise {arguments:?}: {output:?}");
             String::from_utf8(output.stdout).unwrap()
         };

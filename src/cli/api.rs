@@ -53,6 +53,16 @@ impl Api {
         document(self.call(Method::GET, path, None, &[]).await?).await
     }
 
+    /// A page of a list, and where the next one begins.
+    pub(super) async fn page(&self, path: &str) -> Result<(Value, Option<String>), CliError> {
+        let answer = self.open(path, &[]).await?;
+        let next = answer.headers.get("x-next-cursor");
+        let next = next
+            .and_then(|cursor| cursor.to_str().ok())
+            .map(str::to_owned);
+        Ok((document(answer).await?, next))
+    }
+
     pub(super) async fn post(&self, path: &str, body: &Value) -> Result<Value, CliError> {
         document(self.call(Method::POST, path, Some(body), &[]).await?).await
     }

@@ -7,6 +7,7 @@ mod bench;
 mod doctor;
 mod follow;
 mod migrate;
+mod ops;
 mod queue;
 mod run;
 mod runs;
@@ -47,7 +48,7 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Serve the API and execute runs, in one process, on the embedded database or `DATABASE_URL`.
-    Serve,
+    Serve(serve::Arguments),
     /// Serve the API alone, on `PORT`; workers on the same database execute.
     Api,
     /// Execute runs and tasks, without the API; with `--once` only what is due.
@@ -70,6 +71,10 @@ enum Command {
     Schedule(schedule::Arguments),
     /// List queues, change their limits, pause and resume them.
     Queue(queue::Arguments),
+    /// Execute again what failed in a run, as a new run; what ended well is kept.
+    Retry(ops::RetryArguments),
+    /// List workflows, look into them, cancel, resume and fork them: ours, and those of DBOS applications on the same database.
+    Ops(ops::Arguments),
     /// Bring the database's schema up to date, or rebuild half of it.
     Migrate(migrate::Arguments),
     /// Ask whether every invariant holds on the database in use, and explain each finding with its SQL. Changes nothing.
@@ -159,7 +164,7 @@ fn run(command: &Command) -> Result<ExitCode, CliError> {
     }
     let config = Config::from_env()?;
     crate::telemetry::init(match command {
-        Command::Serve | Command::Api => crate::telemetry::OF_A_SERVICE,
+        Command::Serve(_) | Command::Api => crate::telemetry::OF_A_SERVICE,
         Command::Worker(arguments) if arguments.is_service() => crate::telemetry::OF_A_SERVICE,
         _ => crate::telemetry::OF_A_COMMAND,
     });
@@ -181,7 +186,8 @@ async fn dispatch(config: &Config, command: &Command) -> Result<ExitCode, CliErr
         Command::Run(arguments) => return run::run(config, arguments).await,
         Command::Doctor(arguments) => return doctor::run(config, arguments).await,
         Command::Worker(arguments) => return worker::run(config, arguments).await,
-        Command::Serve => serve::run(config).await?,
+        Command::Ops(arguments) => return ops::run(config, arguments).await,
+        Command::Serve(arguments) => serve::run(config, arguments).await?,
         Command::Api => api_server::run(config).await?,
         Command::Runs(arguments) => runs::list(config, arguments).await?,
         Command::Show(arguments) => runs::show(config, arguments).await?,
@@ -191,6 +197,7 @@ async fn dispatch(config: &Config, command: &Command) -> Result<ExitCode, CliErr
         Command::Artifacts(arguments) => artifacts::run(config, arguments).await?,
         Command::Schedule(arguments) => schedule::run(config, arguments).await?,
         Command::Queue(arguments) => queue::run(config, arguments).await?,
+        Command::Retry(arguments) => ops::retry(config, arguments).await?,
         Command::Migrate(arguments) => migrate::run(config, arguments).await?,
         Command::Bench(arguments) => bench::run(config, arguments).await?,
         // Done before anything was read.

@@ -24,6 +24,13 @@ pub(super) struct Target {
     pub(super) json: bool,
 }
 
+impl Target {
+    /// Whether commands talk to a server, rather than to the database.
+    pub(super) fn names_a_server(&self, config: &Config) -> bool {
+        self.server.is_some() || config.server.is_some()
+    }
+}
+
 /// Whether this process executes what is due, as long as it lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Execute {

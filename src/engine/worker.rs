@@ -259,7 +259,7 @@ impl Worker {
             .min();
         let mut hints = hints_of(&pulse);
         if timed.is_some_and(|at| at <= pulse.now) {
-            let started = executors::pass_delays(&self.db).await?;
+            let started = executors::pass_delays(&self.db, &life.claimer.names).await?;
             let late = cancellations::pass_deadlines(&self.db).await?;
             if started > 0 || !late.is_empty() {
                 hints.queues.insert(ANY_QUEUE.to_owned());

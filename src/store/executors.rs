@@ -17,6 +17,9 @@ const RELEASE_BATCH: usize = 500;
 /// How far back a heartbeat looks for cancels by other clients: a few heartbeats, for clocks and transactions that overlap.
 const LOOK_BACK_MS: i64 = 5_000;
 
+/// Workflows that may be ours: clients that give no application leave it to whoever claims them.
+const OURS_OR_NOBODYS: &str = "(application_name = 'stepwell' OR application_name IS NULL)";
+
 /// What a heartbeat brings back.
 #[derive(Debug, Clone, FromQueryResult)]
 pub struct Pulse {
@@ -46,7 +49,8 @@ pub struct Pulse {
     pub schedules_changed_at: Option<i64>,
 }
 
-/// Enters this process and its version. A version that starts becomes the newest one.
+/// Enters this process and its version. A version that starts becomes the newest one; one of the same name that belongs to another application
+/// stays as it is.
 pub async fn register(
     tx: &impl ConnectionTrait,
     id: &str,
@@ -67,7 +71,8 @@ pub async fn register(
     let text = format!(
         "INSERT INTO \"dbos\".application_versions (version_id, version_name, version_timestamp, created_at, application_name) \
          VALUES ($1, $2, {now}, {now}, '{APPLICATION_NAME}') \
-         ON CONFLICT (version_name) DO UPDATE SET version_timestamp = excluded.version_timestamp"
+         ON CONFLICT (version_name) DO UPDATE SET version_timestamp = excluded.version_timestamp \
+         WHERE application_versions.application_name = excluded.application_name"
     );
     let version_id = uuid::Uuid::new_v4().to_string();
     tx.execute_raw(statement(tx, text, [version_id.into(), app_version.into()]))
@@ -105,9 +110,9 @@ pub async fn pulse(
     let text = format!(
         "UPDATE \"app\".executors SET heartbeat_at = {now} WHERE id = $1 RETURNING {now} AS now, \
          (SELECT min(due_at) FROM \"app\".waits WHERE due_at IS NOT NULL) AS next_due, \
-         (SELECT min(delay_until_epoch_ms) FROM \"dbos\".workflow_status WHERE status = 'DELAYED') AS next_delay, \
+         (SELECT min(delay_until_epoch_ms) FROM \"dbos\".workflow_status WHERE status = 'DELAYED' AND {OURS_OR_NOBODYS}) AS next_delay, \
          (SELECT min(workflow_deadline_epoch_ms) FROM \"dbos\".workflow_status WHERE status IN ('ENQUEUED', 'PENDING', 'DELAYED') \
-         AND workflow_deadline_epoch_ms IS NOT NULL) AS next_deadline, \
+         AND workflow_deadline_epoch_ms IS NOT NULL AND {OURS_OR_NOBODYS}) AS next_deadline, \
          (SELECT max(workflow_id) FROM (SELECT workflow_id FROM \"app\".waits WHERE workflow_id > $4 ORDER BY workflow_id LIMIT {ROUND}) AS r) \
          AS round_end, \
          EXISTS (SELECT 1 FROM \"dbos\".workflow_status WHERE status = 'ENQUEUED' AND {queues}) AS queued, \
@@ -232,15 +237,18 @@ pub async fn retire(db: &Database, id: &str, charge: Charge) -> Result<u64, Stor
     Ok(released)
 }
 
-/// Moves workflows whose start was delayed into their queues; answers how many.
-pub async fn pass_delays(db: &Database) -> Result<u64, StoreError> {
+/// Moves workflows named `names` whose start was delayed into their queues; answers how many. Those of other applications are theirs to move.
+pub async fn pass_delays(db: &Database, names: &[String]) -> Result<u64, StoreError> {
     let write = db.write();
-    let now = dialect(&write).now();
+    let sql = dialect(&write);
+    let now = sql.now();
     let text = format!(
-        "UPDATE \"dbos\".workflow_status SET status = 'ENQUEUED', updated_at = {now} WHERE status = 'DELAYED' AND delay_until_epoch_ms <= {now}"
+        "UPDATE \"dbos\".workflow_status SET status = 'ENQUEUED', updated_at = {now} WHERE status = 'DELAYED' AND delay_until_epoch_ms <= {now} \
+         AND {OURS_OR_NOBODYS} AND {}",
+        sql.is_one_of("name", 1)
     );
     Ok(write
-        .execute_raw(statement(&write, text, []))
+        .execute_raw(statement(&write, text, [json_rows(&names)?]))
         .await?
         .rows_affected())
 }

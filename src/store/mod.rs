@@ -21,6 +21,7 @@ pub mod messages;
 pub mod one_shot;
 pub mod ops;
 pub mod planner_calls;
+mod portable;
 pub mod queue_limits;
 pub mod queue_settings;
 pub mod run_stream;

@@ -27,6 +27,7 @@ mod engines;
 mod eventually;
 mod http;
 mod lab;
+mod mise;
 mod oracle;
 mod product;
 mod random;
@@ -40,11 +41,12 @@ pub(crate) use engines::{Process, database};
 pub(crate) use eventually::eventually;
 pub(crate) use http::Answer;
 pub(crate) use lab::{Lab, LabOutput};
+pub(crate) use mise::{mise_bin, mise_command, mise_env};
 pub(crate) use random::{Random, number_from};
 pub(crate) use raw::Wire;
 pub(crate) use server::{Server, free_port};
 pub(crate) use stage::{Stage, run_on};
-pub(crate) use tools::{cache_dir, living_processes, missing_tools, npm_packages, python_packages};
+pub(crate) use tools::{cache_dir, living_processes, missing_tools, npm_packages, pip_packages};
 
 /// Makes two tests of each function, on SQLite and on Postgres.
 macro_rules! on_both_databases {

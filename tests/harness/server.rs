@@ -30,6 +30,7 @@ pub(crate) struct Server(Arc<Inner>);
 
 struct Inner {
     stage: Stage,
+    /// With its options, as a shell would split them at blanks.
     subcommand: String,
     env: Vec<(String, String)>,
     base: String,

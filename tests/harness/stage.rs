@@ -174,6 +174,13 @@ impl Stage {
         server
     }
 
+    /// A server beside somebody's application: it shows and acts, and executes nothing.
+    pub(crate) async fn serve_attached(&self, url: &str) -> Server {
+        let server = self.spawn(&format!("serve --attach {url}"), &[]).await;
+        server.wait_ready().await;
+        server
+    }
+
     /// A started process that may never become ready, for tests of refused starts.
     pub(crate) async fn spawn(&self, subcommand: &str, env: &[(&str, &str)]) -> Server {
         let number = self.0.servers.lock().expect("no panic holds it").len();

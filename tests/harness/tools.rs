@@ -13,16 +13,11 @@ pub(crate) fn missing_tools(tools: &[&str]) -> bool {
     if missing.is_empty() {
         return false;
     }
-    let test = std::thread::current().name().unwrap_or("a test").to_owned();
     assert!(
         std::env::var("CI").as_deref() != Ok("true"),
-        "{test} needs {missing:?}, which CI must have"
+        "this test needs {missing:?}, which CI must have"
     );
-    // Not eprintln: the test runner hides what a passing test prints that way.
-    let _ = writeln!(
-        std::io::stderr(),
-        "\n*** SKIPPED {test}: {missing:?} not found ***"
-    );
+    say_skipped(&format!("{missing:?} not found"));
     true
 }
 
@@ -60,70 +55,71 @@ pub(crate) fn living_processes(marker: &str) -> Vec<String> {
         .collect()
 }
 
-/// A directory whose `node_modules` holds what this `package.json` asks for. Outside the repository, installed once per machine.
-pub(crate) async fn npm_packages(name: &str, package_json: &str) -> PathBuf {
-    let dir = cache_dir("stepwell-npm").join(name);
+/// Says loudly that this test did not run, and why.
+pub(crate) fn say_skipped(why: &str) {
+    let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    // Not eprintln: the test runner hides what a passing test prints that way.
+    let _ = writeln!(std::io::stderr(), "\n*** SKIPPED {test}: {why} ***");
+}
+
+/// A directory whose `node_modules` holds what this `package.json` asks for. Outside the repository, installed once per machine. None, with a loud
+/// message, when the packages cannot be fetched.
+pub(crate) async fn npm_packages(name: &str, package_json: &str) -> Option<PathBuf> {
+    let install = async |dir: &Path| {
+        std::fs::write(dir.join("package.json"), package_json).expect("the cache is writable");
+        let mut npm = tokio::process::Command::new("npm");
+        npm.args(["install", "--no-audit", "--no-fund", "--loglevel=error"])
+            .current_dir(dir);
+        succeeded(npm).await
+    };
+    packages("stepwell-npm", name, package_json, install).await
+}
+
+/// A directory with a virtual environment of Python in which these requirements are installed, one a line. As [`npm_packages`].
+pub(crate) async fn pip_packages(name: &str, requirements: &str) -> Option<PathBuf> {
+    let install = async |dir: &Path| {
+        let list = dir.join("requirements.txt");
+        std::fs::write(&list, requirements).expect("the cache is writable");
+        let mut venv = tokio::process::Command::new("python3");
+        venv.args(["-m", "venv", "--clear"]).arg(dir.join("venv"));
+        succeeded(venv).await?;
+        let mut pip = tokio::process::Command::new(dir.join("venv/bin/pip"));
+        pip.args(["install", "--quiet", "--requirement"]).arg(list);
+        succeeded(pip).await
+    };
+    packages("stepwell-python", name, requirements, install).await
+}
+
+async fn succeeded(mut command: tokio::process::Command) -> Result<(), String> {
+    let output = command.output().await.map_err(|e| e.to_string())?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+/// A directory of the cache that holds what `wanted` says, installed under a lock unless it is there.
+async fn packages(
+    cache: &str,
+    name: &str,
+    wanted: &str,
+    install: impl AsyncFnOnce(&Path) -> Result<(), String>,
+) -> Option<PathBuf> {
+    let dir = cache_dir(cache).join(name);
     std::fs::create_dir_all(&dir)
         .unwrap_or_else(|error| panic!("cannot create {}: {error}", dir.display()));
     let lock = std::fs::File::create(dir.join(".lock")).expect("a lock file");
-    let lock = tokio::task::spawn_blocking(move || lock.lock().map(|()| lock))
+    let _lock = tokio::task::spawn_blocking(move || lock.lock().map(|()| lock))
         .await
         .expect("the lock is waited for")
         .expect("the lock is taken");
     let stamp = dir.join(".installed");
-    if std::fs::read_to_string(&stamp).ok().as_deref() != Some(package_json) {
-        std::fs::write(dir.join("package.json"), package_json).expect("the cache is writable");
-        let npm = tokio::process::Command::new("npm")
-            .args(["install", "--no-audit", "--no-fund", "--loglevel=error"])
-            .current_dir(&dir)
-            .output()
-            .await
-            .expect("npm runs");
-        assert!(
-            npm.status.success(),
-            "npm install: {}",
-            String::from_utf8_lossy(&npm.stderr)
-        );
-        std::fs::write(stamp, package_json).expect("the cache is writable");
-    }
-    drop(lock);
-    dir
-}
-
-/// A virtual environment with what these requirements ask for. Outside the repository, installed once per machine. None, with a loud message,
-/// where they cannot be had: without a network a test that needs them can only be skipped.
-pub(crate) async fn python_packages(name: &str, requirements: &str) -> Option<PathBuf> {
-    let dir = cache_dir("stepwell-python").join(name);
-    std::fs::create_dir_all(&dir)
-        .unwrap_or_else(|error| panic!("cannot create {}: {error}", dir.display()));
-    let lock = std::fs::File::create(dir.join(".lock")).expect("a lock file");
-    let lock = tokio::task::spawn_blocking(move || lock.lock().map(|()| lock))
-        .await
-        .expect("the lock is waited for")
-        .expect("the lock is taken");
-    let (venv, stamp) = (dir.join("venv"), dir.join(".installed"));
-    if std::fs::read_to_string(&stamp).ok().as_deref() != Some(requirements) {
-        let list = dir.join("requirements.txt");
-        std::fs::write(&list, requirements).expect("the cache is writable");
-        let script = "python3 -m venv --clear \"$1\" && \"$1/bin/pip\" install --quiet --disable-pip-version-check --retries 1 --requirement \"$2\"";
-        let installed = tokio::process::Command::new("sh")
-            .args(["-c", script, "sh"])
-            .args([&venv, &list])
-            .output()
-            .await
-            .expect("sh runs");
-        if !installed.status.success() {
-            let test = std::thread::current().name().unwrap_or("a test").to_owned();
-            let _ = writeln!(
-                std::io::stderr(),
-                "\n*** SKIPPED {test}: {} could not be installed: {} ***",
-                requirements.trim(),
-                String::from_utf8_lossy(&installed.stderr).trim()
-            );
+    if std::fs::read_to_string(&stamp).ok().as_deref() != Some(wanted) {
+        if let Err(error) = install(&dir).await {
+            say_skipped(&format!("cannot install {wanted:?}: {error}"));
             return None;
         }
-        std::fs::write(stamp, requirements).expect("the cache is writable");
+        std::fs::write(stamp, wanted).expect("the cache is writable");
     }
-    drop(lock);
-    Some(venv)
+    Some(dir)
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{
     audit::{self, Entry},
-    machine::{self, Action},
+    machine::Action,
 };
 use crate::{
     engine::Workflow,
@@ -117,7 +117,7 @@ impl Product {
                 id: id.to_owned(),
             }));
         };
-        Ok(match machine::check(id, target.status, action) {
+        Ok(match action.check(id, target.status) {
             Ok(()) => Ok(target),
             Err(message) => Err(IntentError::conflict("illegal_state", message)),
         })

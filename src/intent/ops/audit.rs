@@ -1,10 +1,14 @@
 //! Owns the trail of the ops plane: every accepted action is an artifact, written in the transaction of its effect.
 
+use serde::Deserialize;
 use serde_json::json;
 
 use super::actions::By;
 use crate::{
-    intent::rows::{self, Artifact, NO_TASK, Payload},
+    intent::{
+        IntentError, Product,
+        rows::{self, Artifact, NO_TASK, Payload},
+    },
     store::{
         StoreError,
         app_rows::{self, RowChange},
@@ -12,6 +16,43 @@ use crate::{
         ops,
     },
 };
+
+/// An action that was accepted, as the trail keeps it.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Accepted {
+    /// What was done.
+    pub op: String,
+    /// Who did it.
+    pub actor: Option<String>,
+    /// Why.
+    pub reason: Option<String>,
+    /// The workflow it was done to.
+    #[serde(rename = "targetWorkflowID")]
+    pub target: String,
+    /// The copy that was made.
+    #[serde(rename = "forkedWorkflowID")]
+    pub forked: Option<String>,
+    /// When, epoch milliseconds.
+    pub at: i64,
+}
+
+impl Product {
+    /// What was done to workflows, newest first: at most `limit` actions, of one workflow or of all.
+    ///
+    /// # Errors
+    /// [`IntentError::Store`].
+    pub async fn trail(
+        &self,
+        workflow: Option<&str>,
+        limit: u64,
+    ) -> Result<Vec<Accepted>, IntentError> {
+        let documents = ops::trail(&self.db().read(), workflow, limit).await?;
+        let read = documents.into_iter().map(|document| {
+            serde_json::from_value(document).map_err(|e| StoreError::Encoding(e.to_string()))
+        });
+        Ok(read.collect::<Result<_, _>>()?)
+    }
+}
 
 /// What is kept of an accepted action.
 pub(super) struct Entry<'a> {

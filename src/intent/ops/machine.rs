@@ -4,7 +4,7 @@ use crate::store::status::WorkflowStatus;
 
 /// What an operator does to a workflow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Action {
+pub enum Action {
     /// End it, and its unfinished children.
     Cancel,
     /// Put it back into its queue.
@@ -16,8 +16,8 @@ pub(super) enum Action {
 impl Action {
     const ALL: [Self; 3] = [Self::Cancel, Self::Resume, Self::Fork];
 
-    /// As the audit writes it.
-    pub(super) fn as_str(self) -> &'static str {
+    /// As the trail and the routes write it.
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Cancel => "cancel",
             Self::Resume => "resume",
@@ -31,6 +31,28 @@ impl Action {
         WorkflowStatus::iter()
             .filter(|status| after(*status, self).is_some())
             .collect()
+    }
+
+    /// Whether it is legal for the workflow `id` in `status`.
+    ///
+    /// # Errors
+    /// Why not, and what would be.
+    pub fn check(self, id: &str, status: WorkflowStatus) -> Result<(), String> {
+        if after(status, self).is_some() {
+            return Ok(());
+        }
+        let from: Vec<&str> = self.legal_from().iter().map(|s| s.as_str()).collect();
+        let legal: Vec<&str> = Self::ALL
+            .into_iter()
+            .filter(|other| after(status, *other).is_some())
+            .map(Self::as_str)
+            .collect();
+        Err(format!(
+            "workflow {id} is {status}: {} is legal from {}; legal from {status}: {}",
+            self.as_str(),
+            from.join(", "),
+            legal.join(", ")
+        ))
     }
 }
 
@@ -48,25 +70,6 @@ fn after(status: WorkflowStatus, action: Action) -> Option<WorkflowStatus> {
         (Action::Resume, S::Pending | S::Delayed | S::Success | S::Error) => None,
         (Action::Fork, status) => Some(status),
     }
-}
-
-/// Whether `action` is legal for a workflow in `status`; if not, why, and what would be.
-pub(super) fn check(id: &str, status: WorkflowStatus, action: Action) -> Result<(), String> {
-    if after(status, action).is_some() {
-        return Ok(());
-    }
-    let from: Vec<&str> = action.legal_from().iter().map(|s| s.as_str()).collect();
-    let legal: Vec<&str> = Action::ALL
-        .into_iter()
-        .filter(|other| after(status, *other).is_some())
-        .map(Action::as_str)
-        .collect();
-    Err(format!(
-        "workflow {id} is {status}: {} is legal from {}; legal from {status}: {}",
-        action.as_str(),
-        from.join(", "),
-        legal.join(", ")
-    ))
 }
 
 #[cfg(test)]
@@ -109,11 +112,11 @@ mod tests {
 
     #[test]
     fn a_refusal_names_the_state_and_what_would_be_legal() {
-        let refusal = check("wf", S::Success, Action::Cancel).unwrap_err();
+        let refusal = Action::Cancel.check("wf", S::Success).unwrap_err();
         assert_eq!(
             refusal,
             "workflow wf is SUCCESS: cancel is legal from ENQUEUED, DELAYED, PENDING; legal from SUCCESS: fork"
         );
-        check("wf", S::Cancelled, Action::Resume).unwrap();
+        Action::Resume.check("wf", S::Cancelled).unwrap();
     }
 }

@@ -10,6 +10,8 @@ mod retry;
 
 pub use actions::By;
 pub(super) use adopt::adopt;
-pub use fork::{ForkRequest, Forked};
+pub use audit::Accepted;
+pub use fork::{ForkRequest, Forked, legal_step};
+pub use machine::Action;
 pub use read::{StepSummary, WorkflowPage, WorkflowQuery, WorkflowSummary};
 pub use retry::Retried;

@@ -3,11 +3,15 @@
 
 pub mod fork;
 
-use sea_orm::{ConnectionTrait, FromQueryResult};
+use sea_orm::{
+    ColumnTrait, ConnectionTrait, EntityTrait, FromQueryResult, JsonValue, QueryFilter, QueryOrder,
+    QuerySelect,
+};
 
 use super::{
     backend::statement,
     dialect::dialect,
+    entity::{artifacts, runs},
     error::StoreError,
     status::WorkflowStatus,
     workflows::{APPLICATION_NAME, INTERNAL_QUEUE},
@@ -97,4 +101,33 @@ pub async fn next_action(tx: &impl ConnectionTrait, run: &str) -> Result<i32, St
         .map(|row| row.try_get_by_index(0))
         .transpose()?
         .unwrap_or(1))
+}
+
+/// The documents of accepted actions, newest first: of one workflow, or of all.
+pub async fn trail(
+    db: &impl ConnectionTrait,
+    workflow: Option<&str>,
+    limit: u64,
+) -> Result<Vec<JsonValue>, StoreError> {
+    use artifacts::Column as C;
+    let mut query = artifacts::Entity::find()
+        .select_only()
+        .column(C::Inline)
+        .filter(C::StepId.eq(OPS_STEP))
+        .filter(C::Inline.is_not_null());
+    if let Some(workflow) = workflow {
+        // An action is kept under the run of its workflow, if it has one.
+        let run = runs::Entity::find()
+            .filter(runs::Column::WorkflowId.eq(workflow))
+            .one(db)
+            .await?;
+        let run = run.map_or_else(|| workflow.to_owned(), |run| run.id);
+        query = query.filter(C::RunId.eq(run));
+    }
+    let query = query
+        .order_by_desc(C::CreatedAt)
+        .order_by_desc(C::RunId)
+        .order_by_desc(C::Attempt)
+        .limit(limit);
+    Ok(query.into_tuple().all(db).await?)
 }
