@@ -418,6 +418,18 @@ on_postgres! {
             server.post(&format!("/api/ops/wf/{waiting}/cancel"), &json!({})).await.expect(202);
             server.post(&format!("/api/ops/wf/{waiting}/resume"), &json!({})).await.expect(202);
             server.wait_next_action(&waiting, "APPROVE_PLAN").await;
+
+            // With nobody of ours there it does take the row. Once we are back, so is the row.
+            server.terminate().await;
+            sdk.client(&stage, json!([["cancel", waiting], ["resume", waiting]])).await;
+            let row = format!("SELECT status, executor_id, owner_xid IS NOT NULL AS owned FROM dbos.workflow_status WHERE workflow_uuid = '{waiting}'");
+            eventually(DEADLINE, "the application takes the row", || async {
+                let found = stage.sql(&row).await;
+                if found[0]["status"] == "ENQUEUED" { Err(format!("{found:?}")) } else { Ok(()) }
+            })
+            .await;
+            server.start_again().await;
+            server.wait_next_action(&waiting, "APPROVE_PLAN").await;
             server.approve(&waiting).await;
             let header = server.wait_terminal(&waiting).await;
             assert_eq!(header["status"], "SUCCESS", "{header}; the application: {}", app.log());

@@ -17,8 +17,10 @@ const RELEASE_BATCH: usize = 500;
 /// How far back a heartbeat looks for cancels by other clients: a few heartbeats, for clocks and transactions that overlap.
 const LOOK_BACK_MS: i64 = 5_000;
 
-/// Workflows that may be ours: clients that give no application leave it to whoever claims them.
-const OURS_OR_NOBODYS: &str = "(application_name = 'stepwell' OR application_name IS NULL)";
+/// Whether a workflow may be ours: clients that give no application leave it to whoever claims it.
+fn ours_or_nobodys() -> String {
+    format!("(application_name = '{APPLICATION_NAME}' OR application_name IS NULL)")
+}
 
 /// What a heartbeat brings back.
 #[derive(Debug, Clone, FromQueryResult)]
@@ -110,9 +112,9 @@ pub async fn pulse(
     let text = format!(
         "UPDATE \"app\".executors SET heartbeat_at = {now} WHERE id = $1 RETURNING {now} AS now, \
          (SELECT min(due_at) FROM \"app\".waits WHERE due_at IS NOT NULL) AS next_due, \
-         (SELECT min(delay_until_epoch_ms) FROM \"dbos\".workflow_status WHERE status = 'DELAYED' AND {OURS_OR_NOBODYS}) AS next_delay, \
+         (SELECT min(delay_until_epoch_ms) FROM \"dbos\".workflow_status WHERE status = 'DELAYED' AND {ours}) AS next_delay, \
          (SELECT min(workflow_deadline_epoch_ms) FROM \"dbos\".workflow_status WHERE status IN ('ENQUEUED', 'PENDING', 'DELAYED') \
-         AND workflow_deadline_epoch_ms IS NOT NULL AND {OURS_OR_NOBODYS}) AS next_deadline, \
+         AND workflow_deadline_epoch_ms IS NOT NULL AND {ours}) AS next_deadline, \
          (SELECT max(workflow_id) FROM (SELECT workflow_id FROM \"app\".waits WHERE workflow_id > $4 ORDER BY workflow_id LIMIT {ROUND}) AS r) \
          AS round_end, \
          EXISTS (SELECT 1 FROM \"dbos\".workflow_status WHERE status = 'ENQUEUED' AND {queues}) AS queued, \
@@ -122,6 +124,7 @@ pub async fn pulse(
          (SELECT min(id) FROM \"app\".executors WHERE heartbeat_at >= {now} - $3) AS leader, \
          EXISTS (SELECT 1 FROM \"dbos\".workflow_status s WHERE {elsewhere}) AS cancelled_elsewhere, \
          (SELECT max(updated_at) FROM \"app\".schedules) AS schedules_changed_at",
+        ours = ours_or_nobodys(),
         queues = sql.is_one_of("queue_name", 2),
         elsewhere = cancellations::cancelled_elsewhere(sql, LOOK_BACK_MS),
     );
@@ -244,7 +247,8 @@ pub async fn pass_delays(db: &Database, names: &[String]) -> Result<u64, StoreEr
     let now = sql.now();
     let text = format!(
         "UPDATE \"dbos\".workflow_status SET status = 'ENQUEUED', updated_at = {now} WHERE status = 'DELAYED' AND delay_until_epoch_ms <= {now} \
-         AND {OURS_OR_NOBODYS} AND {}",
+         AND {} AND {}",
+        ours_or_nobodys(),
         sql.is_one_of("name", 1)
     );
     Ok(write
