@@ -2,6 +2,8 @@
 
 use std::{path::PathBuf, sync::Arc};
 
+use tokio::task::JoinSet;
+
 use super::{CliError, api::Api};
 use crate::{
     api::{ApiService, app},
@@ -44,6 +46,8 @@ pub(super) enum Execute {
 pub(super) struct Session {
     pub(super) api: Api,
     engine: Option<Engine>,
+    /// What repairs runs whose workflow went on without them, where this process executes.
+    projector: JoinSet<()>,
     /// Whether a server executes what is started here.
     pub(super) remote: bool,
 }
@@ -58,6 +62,7 @@ impl Session {
             return Ok(Self {
                 api: Api::of_server(base, config.access.token.clone())?,
                 engine: None,
+                projector: JoinSet::new(),
                 remote: true,
             });
         }
@@ -67,8 +72,12 @@ impl Session {
             Execute::Here => Some(launch(config, &db, config.engine()).await?.0),
             Execute::Elsewhere => None,
         };
+        let mut projector = JoinSet::new();
         let client = match &engine {
-            Some(engine) => engine.client().clone(),
+            Some(engine) => {
+                projector.spawn(intent::project_drift(db.clone()));
+                engine.client().clone()
+            }
             None => Client::without_engine(db.clone(), config.app_version.clone()),
         };
         let product = Product::new(client, config);
@@ -76,12 +85,14 @@ impl Session {
         Ok(Self {
             api: Api::here(app(service, &Access::of_this_process()).map_err(CliError::Failed)?),
             engine,
+            projector,
             remote: false,
         })
     }
 
     /// Stops what executes here: the rest is handed back.
-    pub(super) async fn close(self) {
+    pub(super) async fn close(mut self) {
+        self.projector.shutdown().await;
         if let Some(engine) = self.engine {
             engine.shutdown().await;
         }

@@ -7,7 +7,7 @@ use super::ops::adopt;
 use crate::{
     engine::WorkflowError,
     store::{
-        Database, StoreError,
+        Database, StoreError, blobs,
         runs::{self, Drift},
         status::{RunStatus, WorkflowStatus},
     },
@@ -18,10 +18,23 @@ const EVERY: Duration = Duration::from_secs(3);
 /// How far back a look goes: a few times its pause, for clocks and transactions that overlap.
 const LOOK_BACK_MS: i64 = 60_000;
 
-/// Looks for drift until the task is aborted. The first look goes back to the beginning.
+/// How often content is looked for that nobody names, and how long it must have been nobody's.
+const TIDY_EVERY: Duration = Duration::from_secs(60 * 60);
+const TIDY_AFTER_MS: i64 = 24 * 60 * 60 * 1_000;
+
+/// Looks for drift until the task is aborted, and now and then for content that nobody names. The first look goes back to the beginning.
 pub async fn project_drift(db: Database) {
     let mut look_back_ms = i64::MAX / 2;
+    let mut tidied = tokio::time::Instant::now();
     loop {
+        if tidied.elapsed() >= TIDY_EVERY {
+            tidied = tokio::time::Instant::now();
+            match blobs::collect_garbage(&db, TIDY_AFTER_MS).await {
+                Ok(0) => {}
+                Ok(deleted) => tracing::info!(deleted, "deleted content that nobody names"),
+                Err(error) => tracing::warn!(%error, "could not look for content that nobody names"),
+            }
+        }
         match round(&db, look_back_ms).await {
             Ok(()) => look_back_ms = LOOK_BACK_MS,
             Err(error) => tracing::debug!(%error, "could not look for drifted runs"),
