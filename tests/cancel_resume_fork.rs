@@ -777,7 +777,9 @@ on_both_databases! {
 
 /// Lets the official client of npm act on a workflow; answers the id of the workflow that goes on.
 async fn official(stage: &Stage, arguments: &[&str]) -> String {
-    let packages = npm_packages("dbos", include_str!("dbos_client/package.json")).await;
+    let packages = npm_packages("dbos", include_str!("dbos_client/package.json"))
+        .await
+        .expect("the official client of npm");
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/dbos_client/act.mjs");
     let output = stage
         .tool("node")

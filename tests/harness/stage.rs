@@ -119,10 +119,12 @@ impl Stage {
     /// The real binary with these arguments on this stage's database, in a clean environment. Not started yet.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = self.tool(env!("CARGO_BIN_EXE_stepwell"));
-        command
-            .args(arguments)
-            .current_dir(self.dir())
-            .envs([("OC_MODE", "replay"), ("SBX_MODE", "mock")]);
+        command.args(arguments).current_dir(self.dir()).envs([
+            ("OC_MODE", "replay"),
+            ("SBX_MODE", "mock"),
+            // Commands of tests are held and observed by files outside their directory; what bwrap adds has suites of its own.
+            ("SBX_LOCAL_BWRAP", "off"),
+        ]);
         command
     }
 
