@@ -40,7 +40,7 @@ pub(super) struct Arguments {
     /// The queues to serve, separated by commas. Default: all.
     #[arg(long, value_name = "QUEUES")]
     queues: Option<String>,
-    /// Workflows executed at the same time. Default: STEPWELL_SLOTS.
+    /// Workflows executed at the same time. Default: `STEPWELL_SLOTS`.
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     concurrency: Option<String>,
 }
