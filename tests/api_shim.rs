@@ -34,6 +34,31 @@ on_both_databases! {
         stage.assert_sound().await;
     }
 
+    async fn the_manuals_scripts_start_both_on_the_same_variables(stage: Stage) {
+        let (port, admin_port) = (free_port().to_string(), free_port().to_string());
+        let start = |script: &str| {
+            stage
+                .tool("bash")
+                .arg(format!("{}/scripts/{script}", env!("CARGO_MANIFEST_DIR")))
+                .envs([("OC_MODE", "replay"), ("SBX_MODE", "mock"), ("DBOS__APPVERSION", "v1"), ("PORT", &port), ("ADMIN_PORT", &admin_port)])
+                .env("STEPWELL_BIN", env!("CARGO_BIN_EXE_stepwell"))
+                .stdout(std::process::Stdio::null())
+                .spawn()
+                .unwrap()
+        };
+        let _worker = start("start-worker.sh");
+        let _api = start("start-api-shim.sh");
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        for port in [&port, &admin_port] {
+            eventually(Duration::from_secs(60), "both are healthy", || async {
+                let health = client.get(format!("http://127.0.0.1:{port}/healthz")).send().await.map_err(|e| e.to_string())?;
+                let body: serde_json::Value = health.json().await.map_err(|e| e.to_string())?;
+                if body["ok"] == true { Ok(()) } else { Err(body.to_string()) }
+            })
+            .await;
+        }
+    }
+
     async fn each_binds_its_own_port_and_no_other(stage: Stage) {
         let (port, admin_port) = (free_port().to_string(), free_port().to_string());
         let same = [("PORT", port.as_str()), ("ADMIN_PORT", admin_port.as_str())];
