@@ -25,6 +25,8 @@ use crate::sandbox::{
 const OFTEN: Duration = Duration::from_millis(20);
 /// A look may cost this part of the time, so that a command with a thousand threads is looked at less often.
 const PART: u32 = 20;
+/// But never more seldom than this: a fork bomb takes the processor from the one who looks, and the look seems to cost much.
+const SELDOM: Duration = Duration::from_millis(200);
 
 /// What is watched.
 pub(super) struct Watch {
@@ -72,7 +74,7 @@ impl Watch {
         let allowed = usize::try_from(self.bounds.processes).unwrap_or(usize::MAX);
         let all = descendants(Pid::this(), allowed.saturating_add(self.wrappers + 1));
         let excess = self.judge(&all);
-        self.next = Instant::now() + OFTEN.max(began.elapsed() * PART);
+        self.next = Instant::now() + (began.elapsed() * PART).clamp(OFTEN, SELDOM);
         excess.or_else(|| {
             let held = self.walk.step(&self.bounds)?;
             Some((Verdict::Excess, held))
