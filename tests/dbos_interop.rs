@@ -309,6 +309,27 @@ on_postgres! {
         stage.assert_no_duplicates().await;
     }
 
+    async fn the_official_client_lists_pauses_and_resumes_our_schedules(stage: Stage) {
+        let Some(sdk) = Sdk::typescript().await else { return };
+        let server = stage.serve().await;
+        let body = json!({
+            "name": "nightly", "cron": "0 9 * * MON-FRI", "timezone": "Europe/Berlin", "intent": {"goal": "report", "inputs": {"command": "true"}},
+            "run": {"recipeName": "shell-default", "queuePartitionKey": "t"},
+        });
+        server.post("/api/schedules", &body).await.expect(201);
+
+        let calls = json!([["schedules"], ["pauseSchedule", "nightly"], ["schedules"], ["resumeSchedule", "nightly"]]);
+        let answers = sdk.client(&stage, calls).await;
+
+        let (before, paused) = (&answers[0][0], &answers[2][0]);
+        assert_eq!((&answers[0][1]["scheduleName"], answers[0].as_array().map(Vec::len)), (&json!("tick"), Some(2)), "{}", answers[0]);
+        assert_eq!((&before["scheduleName"], &before["schedule"]), (&json!("nightly"), &json!("0 9 * * MON-FRI")));
+        assert_eq!((&before["cronTimezone"], &before["status"]), (&json!("Europe/Berlin"), &json!("ACTIVE")));
+        assert_eq!(before["context"]["goal"], "report");
+        assert_eq!(paused["status"], "PAUSED");
+        assert_eq!(server.get("/api/schedules/nightly").await.expect(200)["status"], "ACTIVE");
+    }
+
     async fn plain_sql_enqueues_for_our_workers(stage: Stage) {
         let server = stage.serve().await;
         let enqueue = "SELECT dbos.enqueue_workflow('stepwell.marks', 'controlQ', ARRAY['{\"sleepMs\": 10}']::json[], workflow_id => 'by-sql')";

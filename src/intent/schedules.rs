@@ -41,7 +41,7 @@ pub fn built_in_schedules() -> Vec<ScheduleRows> {
         schedule: "*/30 * * * * *".into(),
         timezone: Some("UTC".into()),
         every_ms: None,
-        context: r#"{"json":null}"#.into(),
+        context: r#"{"json":null,"__dbos_serializer":"superjson"}"#.into(),
         queue_name: SCHEDULE_QUEUE.into(),
         status: ScheduleStatus::Active,
         catch_up: CatchUp::All,

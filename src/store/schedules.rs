@@ -1,8 +1,10 @@
 //! Owns the rows of schedules: DBOS's `workflow_schedules`, where its tools show them, and beside it `app.schedules` and `app.schedule_slots`
 //! for what it cannot say. `last_fired_at` is where a schedule stands: every slot up to it is decided. Whoever decides holds both rows locked.
 
+mod policies;
+
 use chrono::{DateTime, SecondsFormat, Utc};
-use sea_orm::{ConnectionTrait, DeriveActiveEnum, EnumIter, FromQueryResult};
+use sea_orm::{ConnectionTrait, FromQueryResult};
 use serde::Serialize;
 
 use super::{
@@ -13,122 +15,10 @@ use super::{
     workflows::APPLICATION_NAME,
 };
 
+pub use policies::{CatchUp, Missed, Overlap, ScheduleStatus};
+
 /// Runs of slots that did not fire kept per schedule; older ones are in the count alone.
 const HISTORY: u32 = 200;
-
-/// Whether a schedule fires.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, EnumIter, DeriveActiveEnum)]
-#[sea_orm(rs_type = "String", db_type = "Text")]
-pub enum ScheduleStatus {
-    /// It does.
-    #[sea_orm(string_value = "ACTIVE")]
-    Active,
-    /// It does not until somebody resumes it.
-    #[sea_orm(string_value = "PAUSED")]
-    Paused,
-}
-
-impl ScheduleStatus {
-    /// As the database and the wire write it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Active => "ACTIVE",
-            Self::Paused => "PAUSED",
-        }
-    }
-}
-
-/// Which of the slots that were missed are made up for.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, EnumIter, DeriveActiveEnum)]
-#[sea_orm(rs_type = "String", db_type = "Text")]
-pub enum CatchUp {
-    /// Every one that lies within the window.
-    #[sea_orm(string_value = "all")]
-    All,
-    /// The newest one, if it lies within the window.
-    #[default]
-    #[sea_orm(string_value = "latest")]
-    Latest,
-    /// None: a slot fires when it is due, or not at all.
-    #[sea_orm(string_value = "none")]
-    None,
-}
-
-impl CatchUp {
-    /// As the database writes it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::All => "all",
-            Self::Latest => "latest",
-            Self::None => "none",
-        }
-    }
-}
-
-/// What happens to a slot that is due while what an earlier one started still runs.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, EnumIter, DeriveActiveEnum)]
-#[sea_orm(rs_type = "String", db_type = "Text")]
-pub enum Overlap {
-    /// It fires beside it.
-    #[sea_orm(string_value = "allow")]
-    Allow,
-    /// It is passed over.
-    #[default]
-    #[sea_orm(string_value = "skip")]
-    Skip,
-    /// It fires when the earlier one has ended; only one waits, those that come meanwhile are passed over.
-    #[sea_orm(string_value = "queue_one")]
-    QueueOne,
-    /// It fires, and what the earlier one started is cancelled.
-    #[sea_orm(string_value = "cancel_running")]
-    CancelRunning,
-}
-
-impl Overlap {
-    /// As the database writes it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Allow => "allow",
-            Self::Skip => "skip",
-            Self::QueueOne => "queue_one",
-            Self::CancelRunning => "cancel_running",
-        }
-    }
-}
-
-/// Why a slot did not fire.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, EnumIter, DeriveActiveEnum)]
-#[sea_orm(rs_type = "String", db_type = "Text")]
-pub enum Missed {
-    /// Nothing ran when it was due, and it lies before the window.
-    #[sea_orm(string_value = "outside_window")]
-    OutsideWindow,
-    /// Nothing ran when it was due, and only the newest slot is made up for.
-    #[sea_orm(string_value = "superseded")]
-    Superseded,
-    /// Nothing ran when it was due, and nothing is made up for.
-    #[sea_orm(string_value = "not_caught_up")]
-    NotCaughtUp,
-    /// What an earlier slot started was still running.
-    #[sea_orm(string_value = "overlap")]
-    Overlap,
-    /// The schedule was paused.
-    #[sea_orm(string_value = "paused")]
-    Paused,
-}
-
-impl Missed {
-    /// As the database and the wire write it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::OutsideWindow => "outside_window",
-            Self::Superseded => "superseded",
-            Self::NotCaughtUp => "not_caught_up",
-            Self::Overlap => "overlap",
-            Self::Paused => "paused",
-        }
-    }
-}
 
 /// A schedule, from both of its rows.
 #[derive(Debug, Clone, FromQueryResult)]

@@ -35,6 +35,9 @@ const verbs = {
   send: async (id, message, topic) => client.send(id, message, topic),
   sendPortable: async (id, message, topic) =>
     client.send(id, message, topic, undefined, { serializationType: "portable" }),
+  schedules: async () => client.listSchedules(),
+  pauseSchedule: async (name) => client.pauseSchedule(name),
+  resumeSchedule: async (name) => client.resumeSchedule(name),
   result: async (id) => client.retrieveWorkflow(id).getResult(),
 };
 

@@ -24,9 +24,26 @@ impl Server {
     pub(crate) async fn create_intent(&self, goal: &str, inputs: Value) -> String {
         let body = json!({"goal": goal, "inputs": inputs, "constraints": {}});
         text_at(
-            &self.post("/api/intents", &body).await.expect(201),
+            &self.post_heeding("/api/intents", &body).await.expect(201),
             "/intentId",
         )
+    }
+
+    /// Posts as a caller does who is told to wait, and waits: on a crowded machine the service may be full for a while.
+    async fn post_heeding(&self, path: &str, body: &Value) -> Answer {
+        eventually(
+            RUN_DEADLINE,
+            &format!("there is room for {path}"),
+            || async {
+                let answer = self.post(path, body).await;
+                if answer.status == 429 {
+                    Err(answer)
+                } else {
+                    Ok(answer)
+                }
+            },
+        )
+        .await
     }
 
     /// The start request the manual sends: `intentQ`, partition `tenant-007`.
@@ -40,7 +57,7 @@ impl Server {
     /// Starts a run of the intent; returns its workflow id.
     pub(crate) async fn start_run(&self, intent: &str, recipe: &str) -> String {
         let answer = self
-            .post("/api/runs", &Self::start_request(intent, recipe))
+            .post_heeding("/api/runs", &Self::start_request(intent, recipe))
             .await;
         text_at(&answer.expect(202), "/workflowID")
     }

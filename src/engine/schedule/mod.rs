@@ -55,12 +55,13 @@ pub fn slot_in(schedule: &str, id: &str) -> Option<i64> {
     Some(at.timestamp_millis())
 }
 
-/// A context as the tables keep it: DBOS's clients read the member `json`.
+/// A context as the tables keep it: as the default serializer of DBOS's clients does, or they could not even list the schedule.
 ///
 /// # Errors
 /// serde's.
 pub fn context_text(context: &impl Serialize) -> Result<String, serde_json::Error> {
-    Ok(serde_json::json!({"json": serde_json::to_value(context)?}).to_string())
+    let context = serde_json::to_value(context)?;
+    Ok(serde_json::json!({"json": context, "__dbos_serializer": "superjson"}).to_string())
 }
 
 /// The context in a text of the tables; of a foreign one the whole text, if it is JSON.
@@ -79,7 +80,7 @@ mod tests {
     #[test]
     fn the_slot_is_read_back_from_the_id() {
         let id = slot_id("a.b-c", 1_795_459_070_834);
-        assert_eq!(id, "sched-a.b-c-2026-11-23T19:17:50.834Z");
+        assert_eq!(id, "sched-a.b-c-2026-11-23T18:37:50.834Z");
         assert_eq!(slot_in("a.b-c", &id), Some(1_795_459_070_834));
         assert_eq!(slot_in("a.b", &id), None);
         assert_eq!(
