@@ -225,7 +225,7 @@ const PLANTS: [(&str, &[&str]); 38] = [
     (
         "wait_of_a_workflow_that_is_not_suspended",
         &[
-            "INSERT INTO app.waits (workflow_id, conditions, created_at) VALUES ('{run}', '[]', 1)",
+            "INSERT INTO app.waits (workflow_id, queue_name, conditions, created_at) VALUES ('{run}', 'intentQ', '[]', 1)",
             "UPDATE dbos.workflow_status SET updated_at = 1 WHERE workflow_uuid = '{run}'",
         ],
     ),

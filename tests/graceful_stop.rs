@@ -158,7 +158,11 @@ on_both_databases! {
         let status = server.terminate().await;
 
         assert!(status.success(), "{status}");
-        assert_eq!(living_processes(&format!("sleep {marker}")), Vec::<String>::new());
+        eventually(DEADLINE, "the shim ends what its server leaves", || async {
+            let living = living_processes(&format!("sleep {marker}"));
+            if living.is_empty() { Ok(()) } else { Err(living) }
+        })
+        .await;
         assert_handed_back(&stage).await;
     }
 

@@ -62,7 +62,7 @@ async fn ended_runs(stage: &Stage, status: &str) -> i64 {
 }
 
 on_both_databases! {
-    async fn nothing_due_is_two_statements_and_writes_nothing(stage: Stage) {
+    async fn nothing_due_is_three_statements_and_writes_nothing(stage: Stage) {
         let (code, summary) = outcome(&once(&stage, &[], &[]).await);
         assert_eq!((code, &summary["claimed"]), (0, &json!(0)), "the first one makes the tables");
         let api = stage.start("api", &[]).await;
@@ -78,7 +78,8 @@ on_both_databases! {
         assert_eq!((code, summary), (0, idle));
         if stage.backend() == Backend::Postgres {
             let asked = statements(&stage).await - asked;
-            assert!(asked <= 2, "{asked} statements");
+            // Whether the tables are current, which schedules there are, and whether anything is due.
+            assert!(asked <= 3, "{asked} statements");
         }
         assert_eq!(stage.row_counts().await, rows);
     }
@@ -308,7 +309,8 @@ on_both_databases! {
         for body in [r#"{"maxSeconds": 0}"#, r#"{"maxSeconds": "5"}"#, r#"{"seconds": 5}"#, "{bad"] {
             assert_eq!(tick("s3cret-of-this-test", body).await.0, 400, "{body}");
         }
-        assert_eq!(api.get("/tick").await.status, 405);
+        let wrong_method = client.get(format!("{}/tick", api.base())).bearer_auth("s3cret-of-this-test").send().await.unwrap();
+        assert_eq!(wrong_method.status().as_u16(), 405);
         assert_eq!(stage.row_counts().await, rows);
 
         let idle = json!({"claimed": 0, "completed": 0, "suspended": 0, "failed": 0, "released": 0, "backlog": 0, "nextWakeAt": null});

@@ -16,7 +16,7 @@ use crate::store::{
     Database,
     app_rows::{Row, RowChange},
     checkpoints::{Checkpoint, Output},
-    claims::Claimed,
+    claims::{Claimed, Fenced},
     waits::{Condition, Wait},
     workflows::StepRow,
 };
@@ -135,6 +135,14 @@ impl Context {
     /// The id of this workflow.
     pub fn workflow_id(&self) -> &str {
         &self.claimed.workflow.workflow_uuid
+    }
+
+    /// What a step names to write rows before its checkpoint does.
+    pub fn claim(&self) -> Fenced<'_> {
+        Fenced {
+            workflow_id: self.workflow_id(),
+            token: &self.claimed.token,
+        }
     }
 
     /// Its tenant.

@@ -116,9 +116,11 @@ pub(super) async fn content(db: &Database, id: &str) -> Result<Option<Content>, 
     };
     let place = match (row.content, row.inline, &row.storage_key) {
         (Some(content), _, _) => Place::Row(content),
-        (None, Some(document), _) => Place::Row(canonical_json(&document).into_bytes()),
         (None, None, Some(_)) => Place::Blob(db.clone()),
-        (None, None, None) => Place::Row(Vec::new()),
+        // The document `null` is none to the database.
+        (None, document, _) => {
+            Place::Row(canonical_json(&document.unwrap_or_default()).into_bytes())
+        }
     };
     Ok(Some(Content {
         size: u64::try_from(row.size).unwrap_or(0),

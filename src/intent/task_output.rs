@@ -15,6 +15,7 @@ use crate::{
     store::{
         Database,
         backend::persist,
+        claims::Fenced,
         run_stream::{self, ChunkKind, NewChunk},
     },
 };
@@ -26,6 +27,7 @@ const ENOUGH_BYTES: usize = 32 * 1024;
 /// Records one execution of a task.
 pub(super) struct Recorder<'a> {
     db: &'a Database,
+    claim: Fenced<'a>,
     task: &'a TaskInput,
     attempt: i32,
     pending: Vec<NewChunk>,
@@ -35,9 +37,15 @@ pub(super) struct Recorder<'a> {
 }
 
 impl<'a> Recorder<'a> {
-    pub(super) fn begin(db: &'a Database, task: &'a TaskInput, attempt: u32) -> Self {
+    pub(super) fn begin(
+        db: &'a Database,
+        claim: Fenced<'a>,
+        task: &'a TaskInput,
+        attempt: u32,
+    ) -> Self {
         let mut recorder = Self {
             db,
+            claim,
             task,
             attempt: i32::try_from(attempt).unwrap_or(i32::MAX),
             pending: Vec::new(),
@@ -123,7 +131,7 @@ impl<'a> Recorder<'a> {
         let chunks = std::mem::take(&mut self.pending);
         self.bytes = 0;
         persist("store what a task prints", || {
-            run_stream::append(self.db, &self.task.run_id, &chunks)
+            run_stream::append(self.db, self.claim, &self.task.run_id, &chunks)
         })
         .await;
     }

@@ -149,7 +149,7 @@ impl Workflow for TaskWorkflow {
             .then(|| Duration::from_millis(task.timeout_ms));
         loop {
             let output: TaskOutput = ctx
-                .step_lasting("ExecuteTask", longest, || self.attempt(&task, attempt))
+                .step_lasting("ExecuteTask", longest, || self.attempt(ctx, &task, attempt))
                 .await?;
             if !output.err_code.is_retryable() || attempt >= ATTEMPTS {
                 return Ok(output);
@@ -165,6 +165,7 @@ impl TaskWorkflow {
     /// Runs the command once. Its artifacts are written with the attempt that counts.
     async fn attempt(
         &self,
+        ctx: &Context,
         task: &TaskInput,
         attempt: u32,
     ) -> Result<(TaskOutput, Vec<Row>), StepFailure> {
@@ -175,7 +176,7 @@ impl TaskWorkflow {
             &self.sandboxes.configured
         };
         let described = request.describe();
-        let mut finished = self.execute(sandbox, request, task, attempt).await;
+        let mut finished = self.execute(ctx, sandbox, request, task, attempt).await;
         let left = keep(&self.db, &mut finished).await;
         let result = &finished.result;
         let at = now();
@@ -220,6 +221,7 @@ impl TaskWorkflow {
     /// Runs the command, and lets those who follow the run see what it prints.
     async fn execute(
         &self,
+        ctx: &Context,
         sandbox: &Sandbox,
         request: SandboxRequest,
         task: &TaskInput,
@@ -230,7 +232,7 @@ impl TaskWorkflow {
             return sandbox.run(request, attempt, None).await;
         }
         let (sender, pieces) = mpsc::channel(PIECES);
-        let recorder = Recorder::begin(&self.db, task, attempt);
+        let recorder = Recorder::begin(&self.db, ctx.claim(), task, attempt);
         let (finished, recorder) = tokio::join!(
             sandbox.run(request, attempt, Some(sender)),
             recorder.record(pieces)

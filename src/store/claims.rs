@@ -163,6 +163,28 @@ async fn give_up(tx: &impl ConnectionTrait, dead: &[Candidate]) -> Result<(), St
     Ok(())
 }
 
+/// What a process names to write for a workflow that it executes.
+#[derive(Debug, Clone, Copy)]
+pub struct Fenced<'a> {
+    /// The workflow.
+    pub workflow_id: &'a str,
+    /// The fence that its claim was given.
+    pub token: &'a str,
+}
+
+/// Whether the claim still stands; if so, nobody ends it before this transaction does.
+pub async fn hold(tx: &impl ConnectionTrait, claim: Fenced<'_>) -> Result<bool, StoreError> {
+    let text = format!(
+        "SELECT c.token FROM \"app\".claims c WHERE c.workflow_id = $1 AND c.token = $2 {}",
+        dialect(tx).lock("c")
+    );
+    let values = [claim.workflow_id.into(), claim.token.into()];
+    Ok(tx
+        .query_one_raw(statement(tx, text, values))
+        .await?
+        .is_some())
+}
+
 /// A claim as its row says.
 #[derive(Debug, Clone, FromQueryResult)]
 pub struct ClaimRow {

@@ -5,6 +5,7 @@ use sea_orm::{ConnectionTrait, DeriveActiveEnum, EnumIter, FromQueryResult, Valu
 
 use super::{
     backend::{Database, retrying, statement},
+    claims::{self, Fenced},
     dialect::dialect,
     error::StoreError,
     status::RunStatus,
@@ -66,14 +67,23 @@ pub struct Chunk {
     pub created_at: i64,
 }
 
-/// Appends `chunks` to the stream of `run`, in their order. Once this has returned, every reader will get them.
-pub async fn append(db: &Database, run: &str, chunks: &[NewChunk]) -> Result<(), StoreError> {
+/// Appends `chunks` to the stream of `run`, in their order. Once this has returned, every reader will get them. What comes from an execution
+/// whose claim has ended is dropped: somebody else executes by now.
+pub async fn append(
+    db: &Database,
+    claim: Fenced<'_>,
+    run: &str,
+    chunks: &[NewChunk],
+) -> Result<(), StoreError> {
     let count = i64::try_from(chunks.len()).unwrap_or(i64::MAX);
     if count == 0 {
         return Ok(());
     }
     retrying(|| async {
         let tx = db.begin().await?;
+        if !claims::hold(&tx, claim).await? {
+            return Ok(());
+        }
         let text = "INSERT INTO \"app\".run_streams AS s (run_id, next_seq) VALUES ($1, 1 + $2) \
                     ON CONFLICT (run_id) DO UPDATE SET next_seq = s.next_seq + $2 RETURNING next_seq - $2";
         let row = tx
