@@ -160,7 +160,7 @@ on_both_databases! {
         assert!(status.success(), "{status}");
         eventually(DEADLINE, "the shim ends what its server leaves", || async {
             let living = living_processes(&format!("sleep {marker}"));
-            if living.is_empty() { Ok(()) } else { Err(living) }
+            if living.is_empty() { Ok(()) } else { Err(living.join("\n")) }
         })
         .await;
         assert_handed_back(&stage).await;

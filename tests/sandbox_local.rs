@@ -444,11 +444,20 @@ on_both_databases! {
     }
 
     async fn an_input_that_cannot_be_had_is_an_upload_failure(stage: Stage) {
-        let server = stage.serve().await;
-        let run = server
-            .start_job(json!({"command": "true", "files": [{"path": "a", "uri": "artifact://run/r/step/s/task/t/stdout"}]}))
-            .await;
-        let header = server.wait_status(&run, "ERROR").await;
+        let api = stage.start("api", &[]).await;
+        let worker = stage.start("worker", &[]).await;
+        let source = api.start_job(json!({"command": "echo kept"})).await;
+        api.wait_status(&source, "SUCCESS").await;
+        assert!(worker.terminate().await.success());
+        let find = format!("SELECT uri FROM app.artifacts WHERE run_id = '{source}' AND kind = 'stdout'");
+        let uri = stage.sql(&find).await[0]["uri"].clone();
+
+        // It is there when the run is started, and gone when the command needs it.
+        let run = api.start_job(json!({"command": "true", "files": [{"path": "a", "uri": uri}]})).await;
+        assert!(stage.sql_execute(&format!("DELETE FROM app.artifacts WHERE run_id = '{source}'")).await > 0);
+        let _worker = stage.start("worker", &[]).await;
+
+        let header = api.wait_status(&run, "ERROR").await;
         assert_eq!(header["error"]["code"], "UPLOAD_FAIL", "{header}");
     }
 }

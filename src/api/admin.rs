@@ -10,7 +10,10 @@ use serde_json::json;
 
 use openapi::ApiError;
 
-use super::{errors, front::tokens::Tokens};
+use super::{
+    errors,
+    front::{hosts::Hosts, tokens::Tokens},
+};
 use crate::{config::Access, engine::Vitals, store::Database};
 
 /// The admin port's routes.
@@ -20,8 +23,7 @@ pub struct Admin {
     app_version: String,
     vitals: Vitals,
     tokens: Tokens,
-    /// Whether the token, and not where a request comes from, says who gives orders.
-    guarded: bool,
+    hosts: Hosts,
 }
 
 impl Admin {
@@ -32,7 +34,7 @@ impl Admin {
             app_version,
             vitals,
             tokens: Tokens::new(access),
-            guarded: access.token.is_some(),
+            hosts: Hosts(access.allowed_hosts.clone()),
         }
     }
 
@@ -72,17 +74,14 @@ impl Endpoint for Admin {
 
     async fn call(&self, request: Request) -> poem::Result<Response> {
         let path = request.uri().path();
+        if let Err(refusal) = self.hosts.check(&request) {
+            return Ok(refusal.into_response());
+        }
         if let Err(refusal) = self.tokens.check(&request, path) {
             return Ok(refusal);
         }
         let answer = match (request.method(), path) {
             (&Method::GET, "/healthz") => self.health().await,
-            (&Method::POST, "/drain") if !self.guarded && is_foreign(&request) => ApiError::new(
-                StatusCode::FORBIDDEN,
-                "foreign_caller",
-                "the admin port takes orders from programs on this machine, not from pages in a browser",
-            )
-            .into_response(),
             (&Method::POST, "/drain") => self.drain(),
             (_, "/healthz") => only("GET"),
             (_, "/drain") => only("POST"),
@@ -97,19 +96,6 @@ impl Endpoint for Admin {
     }
 }
 
-/// Whether a request comes from a page: it names an origin, or a host that is not this machine.
-fn is_foreign(request: &Request) -> bool {
-    let host = request.header("host").unwrap_or_default();
-    let name = host.rsplit_once(':').map_or(host, |(name, port)| {
-        if port.bytes().all(|b| b.is_ascii_digit()) {
-            name
-        } else {
-            host
-        }
-    });
-    request.header("origin").is_some() || !matches!(name, "localhost" | "127.0.0.1" | "[::1]")
-}
-
 fn only(method: &'static str) -> Response {
     let refusal = ApiError::new(
         StatusCode::METHOD_NOT_ALLOWED,
@@ -121,29 +107,4 @@ fn only(method: &'static str) -> Response {
         .headers_mut()
         .insert(header::ALLOW, HeaderValue::from_static(method));
     response
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_page_is_known_by_its_origin_or_its_host() {
-        let request = |headers: &[(&str, &str)]| {
-            headers
-                .iter()
-                .fold(Request::builder(), |builder, (name, value)| {
-                    builder.header(*name, *value)
-                })
-                .finish()
-        };
-        assert!(!is_foreign(&request(&[("host", "127.0.0.1:3002")])));
-        assert!(!is_foreign(&request(&[("host", "localhost")])));
-        assert!(!is_foreign(&request(&[("host", "[::1]:3002")])));
-        assert!(is_foreign(&request(&[("host", "rebound.example:3002")])));
-        assert!(is_foreign(&request(&[
-            ("host", "localhost"),
-            ("origin", "https://x.example")
-        ])));
-    }
 }

@@ -2,7 +2,7 @@
 //! takes, and makes every refusal JSON. Who asks comes first, then what for, then the body, then whether there is room.
 
 mod body;
-mod hosts;
+pub(super) mod hosts;
 mod load;
 mod target;
 pub(super) mod tokens;

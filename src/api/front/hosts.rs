@@ -11,14 +11,14 @@ use poem::{
 
 /// The names beside loopback's and the address that a request came to.
 #[derive(Debug)]
-pub(super) struct Hosts(pub(super) Vec<String>);
+pub(in crate::api) struct Hosts(pub(in crate::api) Vec<String>);
 
 impl Hosts {
     /// Lets a request pass that calls this service by one of its names and comes from none of another's pages.
     ///
     /// # Errors
     /// 400 without a readable `Host`, 403 for a foreign one or a foreign `Origin`.
-    pub(super) fn check(&self, request: &Request) -> Result<(), ApiError> {
+    pub(in crate::api) fn check(&self, request: &Request) -> Result<(), ApiError> {
         let bad = |code: &str, message: &str| {
             ApiError::new(StatusCode::BAD_REQUEST, code, message.to_owned())
         };
