@@ -325,7 +325,7 @@ on_both_databases! {
             format!("{numbers} INSERT INTO dbos.workflow_input (workflow_uuid, inputs, retention_timestamp) SELECT 's' || n.i, '{{\"positionalArgs\":[60000],\"namedArgs\":{{}}}}', 1 FROM n"),
             format!("{numbers} INSERT INTO dbos.operation_outputs (workflow_uuid, function_id, function_name, output, serialization, retention_timestamp) SELECT 's' || n.i, 0, 'before', '1', 'portable_json', 1 FROM n"),
             format!("{numbers} INSERT INTO dbos.operation_outputs (workflow_uuid, function_id, function_name, output, serialization, retention_timestamp) SELECT 's' || n.i, 1, 'DBOS.sleep', CAST({wake} AS text), 'portable_json', 1 FROM n"),
-            format!("{numbers} INSERT INTO app.waits (workflow_id, conditions, due_at, created_at) SELECT 's' || n.i, '[]', {wake}, 1 FROM n"),
+            format!("{numbers} INSERT INTO app.waits (workflow_id, queue_name, conditions, due_at, created_at) SELECT 's' || n.i, '{QUEUE}', '[]', {wake}, 1 FROM n"),
         ] {
             assert_eq!(stage.sql_execute(&insert).await, u64::try_from(count).unwrap());
         }
