@@ -59,14 +59,7 @@ async fn dies_at(stage: &Stage, point: &str, approved: Approved) {
     ];
     let server = stage.serve_with(&live).await;
     // A tick would reach some of the points first.
-    let pause = "UPDATE dbos.workflow_schedules SET status = 'PAUSED' WHERE schedule_name = 'tick'";
-    eventually(DEATH_DEADLINE, "the ticks are paused", || async {
-        match stage.sql_execute(pause).await {
-            1 => Ok(()),
-            _ => Err("there is no schedule yet"),
-        }
-    })
-    .await;
+    stage.pause_ticks().await;
     let effect = stage.dir().join("effect-");
     let inputs = json!({
         "command": "sh count.sh", "tests": TASKS,

@@ -9,6 +9,7 @@ use sea_orm::sqlx::{self, AssertSqlSafe, Column, PgPool, Row, SqlitePool, TypeIn
 use serde_json::{Map, Value};
 
 use super::backend::Backend;
+use super::eventually::eventually;
 use super::stage::Stage;
 
 const CONNECTIONS: u32 = 2;
@@ -171,6 +172,23 @@ impl Stage {
             counts.insert(table, count);
         }
         counts
+    }
+
+    /// Pauses the built-in schedule of a server that has started.
+    pub(crate) async fn pause_ticks(&self) {
+        let pause =
+            "UPDATE dbos.workflow_schedules SET status = 'PAUSED' WHERE schedule_name = 'tick'";
+        eventually(
+            Duration::from_secs(60),
+            "the built-in schedule is there",
+            || async {
+                match self.sql_execute(pause).await {
+                    1 => Ok(()),
+                    _ => Err("not yet"),
+                }
+            },
+        )
+        .await;
     }
 
     /// What the manual's exactly-once checks find. Must be empty.
