@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use sea_orm::{
     AccessMode, ConnectOptions, ConnectionTrait, Database as SeaDatabase, DatabaseConnection,
-    DatabaseTransaction, DbBackend, DbErr, ExecResult, IsolationLevel, QueryResult, RuntimeErr,
-    SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait, Value, sqlx,
+    DatabaseTransaction, DbBackend, DbErr, ExecResult, FromQueryResult, IsolationLevel,
+    QueryResult, RuntimeErr, SqliteTransactionMode, Statement, TransactionOptions,
+    TransactionTrait, TryGetable, Value, sqlx,
 };
 use serde::Serialize;
 
@@ -343,6 +344,42 @@ pub fn statement(
     values: impl IntoIterator<Item = Value>,
 ) -> Statement {
     Statement::from_sql_and_values(db.get_database_backend(), sql, values)
+}
+
+/// All rows that `sql` finds.
+pub async fn rows<T: FromQueryResult>(
+    db: &impl ConnectionTrait,
+    sql: impl Into<String>,
+    values: impl IntoIterator<Item = Value>,
+) -> Result<Vec<T>, StoreError> {
+    let rows = db.query_all_raw(statement(db, sql, values)).await?;
+    Ok(rows
+        .iter()
+        .map(|row| T::from_query_result(row, ""))
+        .collect::<Result<_, _>>()?)
+}
+
+/// The row that `sql` finds, if there is one.
+pub async fn row<T: FromQueryResult>(
+    db: &impl ConnectionTrait,
+    sql: impl Into<String>,
+    values: impl IntoIterator<Item = Value>,
+) -> Result<Option<T>, StoreError> {
+    let row = db.query_one_raw(statement(db, sql, values)).await?;
+    Ok(row.map(|row| T::from_query_result(&row, "")).transpose()?)
+}
+
+/// The first column of all rows that `sql` finds.
+pub async fn column<T: TryGetable>(
+    db: &impl ConnectionTrait,
+    sql: impl Into<String>,
+    values: impl IntoIterator<Item = Value>,
+) -> Result<Vec<T>, StoreError> {
+    let rows = db.query_all_raw(statement(db, sql, values)).await?;
+    Ok(rows
+        .iter()
+        .map(|row| row.try_get_by_index(0))
+        .collect::<Result<_, _>>()?)
 }
 
 /// `rows` as the JSON array that [`Dialect::rows`] reads.

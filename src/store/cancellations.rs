@@ -8,7 +8,7 @@ use sea_orm::{ConnectionTrait, FromQueryResult};
 use serde::Serialize;
 
 use super::{
-    backend::{Database, json_rows, retrying, statement},
+    backend::{self, Database, json_rows, retrying, statement},
     dialect::{Column, Dialect, dialect},
     error::StoreError,
     waits,
@@ -64,12 +64,10 @@ pub async fn lock_trees(
     let mut locked = BTreeSet::new();
     loop {
         // A child may have been started while this waited for its parent: looked at again, under the locks, until nothing is new.
-        let found: BTreeSet<String> = tx
-            .query_all_raw(statement(tx, text.clone(), [roots.clone()]))
+        let found: BTreeSet<String> = backend::column(tx, text.clone(), [roots.clone()])
             .await?
-            .iter()
-            .map(|row| row.try_get_by_index(0))
-            .collect::<Result<_, _>>()?;
+            .into_iter()
+            .collect();
         if found.is_subset(&locked) {
             return Ok(locked);
         }
@@ -95,13 +93,7 @@ pub async fn cancel(
          RETURNING workflow_uuid, parent_workflow_id, queue_name",
         sql.is_one_of("workflow_uuid", 1)
     );
-    let rows = tx
-        .query_all_raw(statement(tx, text, [json_rows(&locked)?]))
-        .await?;
-    let cancelled: Vec<Cancelled> = rows
-        .iter()
-        .map(|row| Cancelled::from_query_result(row, ""))
-        .collect::<Result<_, _>>()?;
+    let cancelled: Vec<Cancelled> = backend::rows(tx, text, [json_rows(&locked)?]).await?;
     let ids: Vec<&str> = cancelled.iter().map(|c| c.workflow_uuid.as_str()).collect();
     if ids.is_empty() {
         return Ok(cancelled);
@@ -227,13 +219,7 @@ async fn awaiting_looked_at(db: &Database, ids: &[String]) -> Result<(), StoreEr
         "SELECT s.workflow_uuid, s.parent_workflow_id, s.queue_name FROM \"dbos\".workflow_status s WHERE {}",
         dialect(&read).is_one_of("s.workflow_uuid", 1)
     );
-    let rows = read
-        .query_all_raw(statement(&read, text, [json_rows(&ids)?]))
-        .await?;
-    let ended: Vec<Cancelled> = rows
-        .iter()
-        .map(|row| Cancelled::from_query_result(row, ""))
-        .collect::<Result<_, _>>()?;
+    let ended: Vec<Cancelled> = backend::rows(&read, text, [json_rows(&ids)?]).await?;
     look(db, &ended).await?;
     Ok(())
 }
@@ -247,12 +233,7 @@ async fn which(
     let text = format!(
         "SELECT s.workflow_uuid FROM \"dbos\".workflow_status s WHERE {condition} LIMIT {BATCH}"
     );
-    Ok(db
-        .query_all_raw(statement(db, text, values.iter().cloned()))
-        .await?
-        .iter()
-        .map(|row| row.try_get_by_index(0))
-        .collect::<Result<_, _>>()?)
+    backend::column(db, text, values.iter().cloned()).await
 }
 
 /// Locks `ids` with what is below them, and answers those for which `condition` still holds.
@@ -287,12 +268,7 @@ pub async fn by_parent(
          AND c.at = s.completed_at WHERE c.cancelled_by = $2 AND s.status = 'CANCELLED' AND {}",
         dialect(db).is_one_of("s.workflow_uuid", 1)
     );
-    Ok(db
-        .query_all_raw(statement(db, text, [json_rows(&ids)?, parent.into()]))
-        .await?
-        .iter()
-        .map(|row| row.try_get_by_index(0))
-        .collect::<Result<_, _>>()?)
+    backend::column(db, text, [json_rows(&ids)?, parent.into()]).await
 }
 
 /// Puts children back into their queues that their parents' cancels had ended, in the transaction of the parents' checkpoints. Those that

@@ -4,7 +4,7 @@
 use sea_orm::{ConnectionTrait, FromQueryResult};
 
 use super::{
-    backend::{json_rows, statement},
+    backend::{self, json_rows},
     claims::Claimer,
     dialect::dialect,
     error::StoreError,
@@ -101,7 +101,7 @@ pub async fn lock_due(
         claimer.app_version.as_str().into(),
         json_rows(&claimer.names)?,
     ];
-    candidates(tx, text, values).await
+    backend::rows(tx, text, values).await
 }
 
 /// Locks and returns up to `limit` queued workflows of `queue` in priority and FIFO order.
@@ -126,7 +126,7 @@ pub async fn lock_queued(
         claimer.app_version.as_str().into(),
         json_rows(&claimer.names)?,
     ];
-    candidates(tx, text, values).await
+    backend::rows(tx, text, values).await
 }
 
 /// Locks and returns the first `limit` queued workflows of each of `partitions` in `queue`; those of one partition are in priority and FIFO
@@ -164,7 +164,7 @@ pub(super) async fn lock_heads(
         json_rows(&claimer.names)?,
         json_rows(&partitions)?,
     ];
-    let mut rows = candidates(tx, text, values).await?;
+    let mut rows: Vec<Candidate> = backend::rows(tx, text, values).await?;
     rows.sort_by(|a, b| a.place().cmp(&b.place()));
     Ok(rows)
 }
@@ -209,19 +209,7 @@ pub(super) async fn lock_these(
         json_rows(&claimer.names)?,
         json_rows(&ids)?,
     ];
-    let mut rows = candidates(tx, text, values).await?;
+    let mut rows: Vec<Candidate> = backend::rows(tx, text, values).await?;
     rows.sort_by_key(|row| ids.iter().position(|id| *id == row.workflow_uuid));
     Ok(rows)
-}
-
-async fn candidates(
-    tx: &impl ConnectionTrait,
-    text: String,
-    values: impl IntoIterator<Item = sea_orm::Value>,
-) -> Result<Vec<Candidate>, StoreError> {
-    let rows = tx.query_all_raw(statement(tx, text, values)).await?;
-    Ok(rows
-        .iter()
-        .map(|row| Candidate::from_query_result(row, ""))
-        .collect::<Result<_, _>>()?)
 }

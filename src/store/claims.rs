@@ -5,7 +5,7 @@ use sea_orm::{ConnectionTrait, FromQueryResult};
 use serde::Serialize;
 
 use super::{
-    backend::{json_rows, statement},
+    backend::{self, json_rows, statement},
     candidates::Candidate,
     dialect::{Column, dialect},
     error::StoreError,
@@ -202,13 +202,7 @@ pub async fn held_by(
     executor_id: &str,
 ) -> Result<Vec<ClaimRow>, StoreError> {
     let text = "SELECT workflow_id, token, executor_id FROM \"app\".claims WHERE executor_id = $1";
-    let rows = db
-        .query_all_raw(statement(db, text, [executor_id.into()]))
-        .await?;
-    Ok(rows
-        .iter()
-        .map(|row| ClaimRow::from_query_result(row, ""))
-        .collect::<Result<_, _>>()?)
+    backend::rows(db, text, [executor_id.into()]).await
 }
 
 /// The claims of `executor_id` whose workflow is no longer theirs: cancelled, and perhaps resumed since.
@@ -218,13 +212,7 @@ pub async fn stopped(
 ) -> Result<Vec<ClaimRow>, StoreError> {
     let text = "SELECT c.workflow_id, c.token, c.executor_id FROM \"app\".claims c JOIN \"dbos\".workflow_status s ON s.workflow_uuid = c.workflow_id \
                 WHERE c.executor_id = $1 AND s.status IN ('CANCELLED', 'ENQUEUED')";
-    let rows = db
-        .query_all_raw(statement(db, text, [executor_id.into()]))
-        .await?;
-    Ok(rows
-        .iter()
-        .map(|row| ClaimRow::from_query_result(row, ""))
-        .collect::<Result<_, _>>()?)
+    backend::rows(db, text, [executor_id.into()]).await
 }
 
 /// How much a release is held against the workflow.

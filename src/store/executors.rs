@@ -3,7 +3,7 @@
 use sea_orm::{ConnectionTrait, FromQueryResult};
 
 use super::{
-    backend::{Database, json_rows, retrying, statement},
+    backend::{self, Database, json_rows, retrying, statement},
     cancellations,
     claims::{self, Charge, ClaimRow},
     dialect::dialect,
@@ -128,21 +128,17 @@ pub async fn pulse(
         queues = sql.is_one_of("queue_name", 2),
         elsewhere = cancellations::cancelled_elsewhere(sql, LOOK_BACK_MS),
     );
-    let row = db
-        .query_one_raw(statement(
-            db,
-            text,
-            [
-                id.into(),
-                json_rows(&queues)?,
-                expiry_ms.into(),
-                round_from.into(),
-            ],
-        ))
-        .await?;
-    Ok(row
-        .map(|row| Pulse::from_query_result(&row, ""))
-        .transpose()?)
+    backend::row(
+        db,
+        text,
+        [
+            id.into(),
+            json_rows(&queues)?,
+            expiry_ms.into(),
+            round_from.into(),
+        ],
+    )
+    .await
 }
 
 /// Takes over the work of processes whose heartbeat is older than `expiry_ms`, and of claims whose process is not in the table at all.
@@ -190,13 +186,7 @@ pub async fn bury_expired(db: &Database, expiry_ms: i64) -> Result<u64, StoreErr
     );
     loop {
         // A claim just made by a process that is just starting is protected by its age; a dead one's claims are found by the next pulse.
-        let rows = read
-            .query_all_raw(statement(&read, text.clone(), [expiry_ms.into()]))
-            .await?;
-        let orphans: Vec<ClaimRow> = rows
-            .iter()
-            .map(|row| ClaimRow::from_query_result(row, ""))
-            .collect::<Result<_, _>>()?;
+        let orphans: Vec<ClaimRow> = backend::rows(&read, text.clone(), [expiry_ms.into()]).await?;
         if orphans.is_empty() {
             return Ok(ended);
         }
@@ -296,12 +286,7 @@ pub async fn reclaim_strays(
     }
     let tx = db.begin().await?;
     let text = format!("{text} {}", sql.lock_free("s"));
-    let ids: Vec<String> = tx
-        .query_all_raw(statement(&tx, text, values))
-        .await?
-        .iter()
-        .map(|row| row.try_get_by_index(0))
-        .collect::<Result<_, _>>()?;
+    let ids: Vec<String> = backend::column(&tx, text, values).await?;
     if !ids.is_empty() {
         let text = format!(
             "UPDATE \"dbos\".workflow_status SET owner_xid = NULL, executor_id = NULL, updated_at = {now} WHERE {}",

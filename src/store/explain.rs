@@ -1,9 +1,9 @@
 //! Owns the queries that collect what explains where a workflow stands. Nothing is decided here.
 
-use sea_orm::{ConnectionTrait, FromQueryResult, QueryResult};
+use sea_orm::{ConnectionTrait, FromQueryResult};
 
 use super::{
-    backend::statement,
+    backend::rows,
     dialect::dialect,
     error::StoreError,
     queue_limits::{self, QueueRow},
@@ -168,16 +168,4 @@ async fn situation(db: &impl ConnectionTrait, id: &str) -> Result<Option<Situati
         now = dialect(db).now()
     );
     Ok(rows(db, text, [id.into()]).await?.pop())
-}
-
-async fn rows<T: FromQueryResult>(
-    db: &impl ConnectionTrait,
-    text: String,
-    values: impl IntoIterator<Item = sea_orm::Value>,
-) -> Result<Vec<T>, StoreError> {
-    let rows: Vec<QueryResult> = db.query_all_raw(statement(db, text, values)).await?;
-    Ok(rows
-        .iter()
-        .map(|row| T::from_query_result(row, ""))
-        .collect::<Result<_, _>>()?)
 }

@@ -4,7 +4,7 @@
 use sea_orm::{ConnectionTrait, FromQueryResult};
 
 use super::{
-    backend::{json_rows, statement},
+    backend::{self, json_rows, statement},
     candidates::{Candidate, SUSPENDED, Still, eligible, lock_these},
     claims::Claimer,
     dialect::dialect,
@@ -60,11 +60,7 @@ pub(super) async fn due_window(
     if let Some((due_at, id)) = after {
         values.extend([(*due_at).into(), id.as_str().into()]);
     }
-    let rows = tx.query_all_raw(statement(tx, text, values)).await?;
-    Ok(rows
-        .iter()
-        .map(|row| Due::from_query_result(row, ""))
-        .collect::<Result<_, _>>()?)
+    backend::rows(tx, text, values).await
 }
 
 /// A partition that has queued workflows, and room for them.
@@ -172,10 +168,7 @@ pub(super) async fn keyless(
     if let Some(place) = after {
         values.extend([place.priority.into(), place.created_at.into()]);
     }
-    let mut seen = Vec::new();
-    for row in tx.query_all_raw(statement(tx, text, values)).await? {
-        seen.push(Seen::from_query_result(&row, "")?);
-    }
+    let seen: Vec<Seen> = backend::rows(tx, text, values).await?;
     let ids: Vec<&str> = seen
         .iter()
         .filter(|row| row.keyless)

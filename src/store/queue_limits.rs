@@ -4,7 +4,11 @@ use std::collections::HashMap;
 
 use sea_orm::{ConnectionTrait, FromQueryResult};
 
-use super::{backend::statement, dialect::dialect, error::StoreError};
+use super::{
+    backend::{self, statement},
+    dialect::dialect,
+    error::StoreError,
+};
 
 /// What a queue allows. A limit that is absent does not limit.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -138,11 +142,7 @@ pub fn allowance(row: &QueueRow, live: &Live, slots: u64) -> Allowance {
 pub async fn limited(db: &impl ConnectionTrait) -> Result<Vec<String>, StoreError> {
     let text = "SELECT name FROM \"app\".queue_limits WHERE concurrency IS NOT NULL OR worker_concurrency IS NOT NULL \
                 OR partition_concurrency IS NOT NULL OR rate_limit_max IS NOT NULL OR fair OR paused";
-    let rows = db.query_all_raw(statement(db, text, [])).await?;
-    Ok(rows
-        .iter()
-        .map(|row| row.try_get_by_index(0))
-        .collect::<Result<_, _>>()?)
+    backend::column(db, text, []).await
 }
 
 /// Locks the row of `queue` until the transaction ends. What is read after this sees every claim made under an earlier lock.
@@ -164,12 +164,7 @@ async fn read(
         "SELECT q.concurrency, q.worker_concurrency, q.partition_concurrency, q.rate_limit_max, q.rate_limit_period_ms, q.fair, q.paused, \
          q.window_started_at, q.window_count FROM \"app\".queue_limits q WHERE q.name = $1 {lock}"
     );
-    let row = db
-        .query_one_raw(statement(db, text, [queue.into()]))
-        .await?;
-    Ok(row
-        .map(|row| QueueRow::from_query_result(&row, ""))
-        .transpose()?)
+    backend::row(db, text, [queue.into()]).await
 }
 
 /// Counts the live claims of `queue`, those whose workflow is still theirs; per partition, where asked for.

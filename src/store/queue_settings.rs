@@ -3,7 +3,12 @@
 
 use sea_orm::{ConnectionTrait, FromQueryResult, Value};
 
-use super::{backend::statement, dialect::dialect, error::StoreError, queue_limits::QueueSettings};
+use super::{
+    backend::{self, statement},
+    dialect::dialect,
+    error::StoreError,
+    queue_limits::QueueSettings,
+};
 
 /// Queued workflows that are counted one by one for an operator; a longer queue is «at least so many», because counting it costs more than
 /// anybody learns from it.
@@ -103,13 +108,7 @@ pub async fn list(
             ""
         }
     );
-    let rows = db
-        .query_all_raw(statement(db, text, name.map(Value::from)))
-        .await?;
-    Ok(rows
-        .iter()
-        .map(|row| QueueState::from_query_result(row, ""))
-        .collect::<Result<_, _>>()?)
+    backend::rows(db, text, name.map(Value::from)).await
 }
 
 /// Changes the settings of `queue`; false when there is no such queue. Once committed, every claim made from then on keeps to them; a process

@@ -4,7 +4,7 @@
 use sea_orm::{ConnectionTrait, DeriveActiveEnum, EnumIter, FromQueryResult, Value};
 
 use super::{
-    backend::{Database, retrying, statement},
+    backend::{self, Database, retrying, statement},
     claims::{self, Fenced},
     dialect::dialect,
     error::StoreError,
@@ -135,13 +135,7 @@ pub async fn after(
         "SELECT seq, task_key, attempt, kind, bytes, created_at FROM \"app\".run_stream_chunks WHERE run_id = $1 AND seq > $2 \
          ORDER BY seq LIMIT {limit}"
     );
-    let rows = db
-        .query_all_raw(statement(db, text, [run.into(), seq.into()]))
-        .await?;
-    Ok(rows
-        .iter()
-        .map(|row| Chunk::from_query_result(row, ""))
-        .collect::<Result<_, _>>()?)
+    backend::rows(db, text, [run.into(), seq.into()]).await
 }
 
 /// How far a run has come, as its stream sees it.
@@ -163,8 +157,5 @@ pub async fn progress(
     let text = "SELECT r.status, (SELECT count(*) FROM \"app\".run_steps t WHERE t.run_id = r.id) AS steps, \
                 COALESCE((SELECT s.next_seq - 1 FROM \"app\".run_streams s WHERE s.run_id = r.id), 0) AS seq \
                 FROM \"app\".runs r WHERE r.id = $1";
-    let row = db.query_one_raw(statement(db, text, [run.into()])).await?;
-    Ok(row
-        .map(|row| Progress::from_query_result(&row, ""))
-        .transpose()?)
+    backend::row(db, text, [run.into()]).await
 }

@@ -6,7 +6,7 @@ use sea_orm::{
 };
 
 use super::{
-    backend::{json_rows, statement},
+    backend::{self, json_rows, statement},
     dialect::dialect,
     entity::{plan_approvals, run_steps, runs, sbx_runs},
     error::StoreError,
@@ -171,13 +171,7 @@ pub async fn drifted(
          AND NOT EXISTS (SELECT 1 FROM \"app\".runs own WHERE own.workflow_id = s.workflow_uuid) LIMIT 1000",
         now = dialect(db).now()
     );
-    let rows = db
-        .query_all_raw(statement(db, text, [look_back_ms.into()]))
-        .await?;
-    Ok(rows
-        .iter()
-        .map(|row| Drift::from_query_result(row, ""))
-        .collect::<Result<_, _>>()?)
+    backend::rows(db, text, [look_back_ms.into()]).await
 }
 
 /// Ends an open run as its workflow ended, unless that has gone on since.

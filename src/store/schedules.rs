@@ -8,7 +8,7 @@ use sea_orm::{ConnectionTrait, FromQueryResult};
 use serde::Serialize;
 
 use super::{
-    backend::{Transaction, json_rows, statement},
+    backend::{self, Transaction, json_rows, statement},
     dialect::{Column, dialect},
     error::StoreError,
     status::WorkflowStatus,
@@ -156,11 +156,7 @@ async fn rows(
     values: impl IntoIterator<Item = sea_orm::Value>,
 ) -> Result<Vec<ScheduleRow>, StoreError> {
     let text = format!("{} {rest}", select(dialect(db).now()));
-    let rows = db.query_all_raw(statement(db, text, values)).await?;
-    Ok(rows
-        .iter()
-        .map(|row| ScheduleRow::from_query_result(row, ""))
-        .collect::<Result<_, _>>()?)
+    backend::rows(db, text, values).await
 }
 
 /// Our schedules, by name.
@@ -409,11 +405,7 @@ pub async fn skipped(
         "SELECT first_slot, last_slot, count, reason, decided_at FROM \"app\".schedule_slots WHERE schedule_name = $1 \
          ORDER BY first_slot DESC LIMIT {limit}"
     );
-    let rows = db.query_all_raw(statement(db, text, [name.into()])).await?;
-    Ok(rows
-        .iter()
-        .map(|row| SkippedRow::from_query_result(row, ""))
-        .collect::<Result<_, _>>()?)
+    backend::rows(db, text, [name.into()]).await
 }
 
 /// A workflow that a schedule has started.
@@ -437,22 +429,14 @@ pub async fn fired(
         "SELECT workflow_uuid, status, created_at FROM \"dbos\".workflow_status WHERE schedule_name = $1 \
          ORDER BY created_at DESC, workflow_uuid DESC LIMIT {limit}"
     );
-    let rows = db.query_all_raw(statement(db, text, [name.into()])).await?;
-    Ok(rows
-        .iter()
-        .map(|row| FiredRow::from_query_result(row, ""))
-        .collect::<Result<_, _>>()?)
+    backend::rows(db, text, [name.into()]).await
 }
 
 /// The unfinished workflows that a schedule has started.
 pub async fn running(db: &impl ConnectionTrait, name: &str) -> Result<Vec<String>, StoreError> {
     let text = "SELECT workflow_uuid FROM \"dbos\".workflow_status WHERE schedule_name = $1 AND status IN ('ENQUEUED', 'DELAYED', 'PENDING') \
                 ORDER BY workflow_uuid";
-    let rows = db.query_all_raw(statement(db, text, [name.into()])).await?;
-    Ok(rows
-        .iter()
-        .map(|row| row.try_get_by_index(0))
-        .collect::<Result<_, _>>()?)
+    backend::column(db, text, [name.into()]).await
 }
 
 /// Cancels unfinished workflows and their unfinished children, as DBOS writes it. A claim that stands keeps what its body did and stops.

@@ -4,7 +4,7 @@ use sea_orm::{ConnectionTrait, FromQueryResult};
 use serde::Serialize;
 
 use super::{
-    backend::{json_rows, statement},
+    backend::{self, json_rows, statement},
     dialect::{Column, Dialect, dialect},
     error::StoreError,
     status::WorkflowStatus,
@@ -186,12 +186,7 @@ pub async fn insert(
          v.parent_workflow_id, v.schedule_name, v.creator, '{SERIALIZATION}', 0, false, false, false, {now}, {now} FROM {rows} WHERE true \
          ON CONFLICT DO NOTHING RETURNING workflow_uuid"
     );
-    let inserted: Vec<String> = tx
-        .query_all_raw(statement(tx, text, [values.clone()]))
-        .await?
-        .iter()
-        .map(|row| row.try_get_by_index(0))
-        .collect::<Result<_, _>>()?;
+    let inserted: Vec<String> = backend::column(tx, text, [values.clone()]).await?;
     let rows = sql.rows(1, "v", &[("id", Column::Text), ("input", Column::Text)]);
     let text = format!(
         "INSERT INTO \"dbos\".workflow_input (workflow_uuid, inputs, retention_timestamp) SELECT v.id, v.input, {now} FROM {rows} \
@@ -213,10 +208,7 @@ pub async fn insert(
 /// One workflow.
 pub async fn find(db: &impl ConnectionTrait, id: &str) -> Result<Option<WorkflowRow>, StoreError> {
     let text = format!("SELECT {WORKFLOW_COLUMNS} WHERE s.workflow_uuid = $1");
-    let row = db.query_one_raw(statement(db, text, [id.into()])).await?;
-    Ok(row
-        .map(|row| WorkflowRow::from_query_result(&row, ""))
-        .transpose()?)
+    backend::row(db, text, [id.into()]).await
 }
 
 /// A page of workflows, newest first, without their outputs and errors, which may be large.
@@ -225,11 +217,7 @@ pub async fn list(
     filter: &WorkflowFilter,
 ) -> Result<Vec<WorkflowRow>, StoreError> {
     let (text, values) = page(dialect(db), filter);
-    let rows = db.query_all_raw(statement(db, text, values)).await?;
-    Ok(rows
-        .iter()
-        .map(|row| WorkflowRow::from_query_result(row, ""))
-        .collect::<Result<_, _>>()?)
+    backend::rows(db, text, values).await
 }
 
 /// How the database would find a page, in its own words: for the test that no page is found by reading everything.
@@ -296,13 +284,7 @@ pub async fn steps(db: &impl ConnectionTrait, ids: &[&str]) -> Result<Vec<StepRo
          FROM \"dbos\".operation_outputs WHERE {} ORDER BY workflow_uuid, function_id",
         dialect(db).is_one_of("workflow_uuid", 1)
     );
-    let rows = db
-        .query_all_raw(statement(db, text, [json_rows(&ids)?]))
-        .await?;
-    Ok(rows
-        .iter()
-        .map(|row| StepRow::from_query_result(row, ""))
-        .collect::<Result<_, _>>()?)
+    backend::rows(db, text, [json_rows(&ids)?]).await
 }
 
 /// The status, output and error of `ids`, those that exist.
@@ -314,13 +296,7 @@ pub async fn results(
         "SELECT {WORKFLOW_COLUMNS} WHERE {}",
         dialect(db).is_one_of("s.workflow_uuid", 1)
     );
-    let rows = db
-        .query_all_raw(statement(db, text, [json_rows(&ids)?]))
-        .await?;
-    Ok(rows
-        .iter()
-        .map(|row| WorkflowRow::from_query_result(row, ""))
-        .collect::<Result<_, _>>()?)
+    backend::rows(db, text, [json_rows(&ids)?]).await
 }
 
 /// How many workflows named `name` are in `status`.

@@ -9,7 +9,7 @@ use sea_orm::{
 };
 
 use super::{
-    backend::statement,
+    backend::{self, statement},
     dialect::dialect,
     entity::{artifacts, runs},
     error::StoreError,
@@ -62,10 +62,7 @@ pub async fn lock(tx: &impl ConnectionTrait, id: &str) -> Result<Option<Target>,
         sql.now(),
         sql.lock("s")
     );
-    let row = tx.query_one_raw(statement(tx, text, [id.into()])).await?;
-    Ok(row
-        .map(|row| Target::from_query_result(&row, ""))
-        .transpose()?)
+    backend::row(tx, text, [id.into()]).await
 }
 
 /// Puts a locked workflow back into `queue`: its attempts and its deadline start anew, what is recorded stays. One of ours has no time-out
