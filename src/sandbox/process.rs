@@ -15,6 +15,8 @@ use nix::{
 
 /// Between two looks at whether killed processes are gone: nobody tells about those that are not our children.
 const PAUSE: Duration = Duration::from_millis(5);
+/// Looks in a row that must find nobody before nobody is there.
+const QUIET_LOOKS: u32 = 3;
 
 /// A process, told apart from a later one with the same number by when it started.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -123,11 +125,11 @@ pub(super) fn kill_all(processes: &[Process]) {
 /// Kills everybody who carries `mark`, a word that nobody else has, until nobody does or `patience` is over.
 pub(super) fn kill_marked(mark: &str, patience: Duration) {
     let given_up = Instant::now() + patience;
-    loop {
+    let mut quiet = 0;
+    // One look may miss who forks, and whoever the kernel is just loading: such a process shows no environment yet.
+    while quiet < QUIET_LOOKS && Instant::now() < given_up {
         let marked = marked(mark);
-        if marked.is_empty() || Instant::now() >= given_up {
-            return;
-        }
+        quiet = if marked.is_empty() { quiet + 1 } else { 0 };
         for pid in marked {
             let _ = kill(pid, Signal::SIGKILL);
         }

@@ -152,7 +152,7 @@ pub fn reap(root: &Path) -> io::Result<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs;
+    use std::{fs, io::Read, os::unix::process::ExitStatusExt};
 
     #[test]
     fn only_what_dead_processes_left_is_reaped() {
@@ -176,13 +176,17 @@ mod tests {
         let place = Place::make(root.path()).unwrap();
         let record = root.path().join(format!("{}.owner", place.name()));
         fs::write(record, "4194304 17\n4194304 17\n").unwrap();
-        let mut stray = std::process::Command::new("sleep")
-            .arg("600")
+        let mut stray = std::process::Command::new("sh")
+            .args(["-c", "echo up; read _"])
             .env("TMPDIR", place.tmp())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
             .spawn()
             .unwrap();
+        let mut up = [0; 3];
+        stray.stdout.take().unwrap().read_exact(&mut up).unwrap();
         assert_eq!(reap(root.path()).unwrap(), 1);
-        // It would wait ten minutes otherwise.
-        assert!(!stray.wait().unwrap().success());
+        // Waiting closes its input, at which it would end by itself, without a signal.
+        assert_eq!(stray.wait().unwrap().signal(), Some(9));
     }
 }
