@@ -1,5 +1,7 @@
 //! Owns the environment: the only reader of it. A bad value is an error that names the variable and what it accepts.
 
+pub mod telemetry;
+
 use std::{fmt::Display, path::PathBuf, str::FromStr, time::Duration};
 
 use crate::{
@@ -81,6 +83,8 @@ pub struct Config {
     pub server: Option<String>,
     /// `TRACE_BASE_URL`: an http(s) URL with `{traceId}` and optionally `{spanId}`. Default: none.
     pub trace_base_url: Option<String>,
+    /// `OTEL_*`, `OTLP_REQUIRED`, `STEPWELL_LOG`, `RUST_LOG`: logs, traces and metrics.
+    pub telemetry: telemetry::TelemetryConfig,
 }
 
 impl Config {
@@ -173,6 +177,7 @@ impl Config {
             slots: env.number("STEPWELL_SLOTS", 1_000, positive, |n| *n > 0)?,
             server: env.text("STEPWELL_SERVER"),
             trace_base_url: env.trace_base_url()?,
+            telemetry: env.telemetry()?,
         })
     }
 
@@ -232,6 +237,16 @@ fn hostname() -> String {
     }
 }
 
+/// A value as it may be shown: of a URL, not what stands between the scheme and the host.
+fn without_password(value: &str) -> String {
+    match (value.find("://"), value.rfind('@')) {
+        (Some(scheme), Some(at)) if at > scheme => {
+            format!("{}…{}", &value[..scheme + 3], &value[at..])
+        }
+        _ => value.to_owned(),
+    }
+}
+
 fn is_database_url(url: &str) -> bool {
     ["sqlite:", "postgres://", "postgresql://"]
         .iter()
@@ -256,7 +271,7 @@ impl Lookup<'_> {
             None => Ok(default),
             Some(value) => parse(&value).map_err(|accepts| ConfigError {
                 name,
-                value,
+                value: without_password(&value),
                 accepts,
             }),
         }
@@ -394,6 +409,8 @@ mod tests {
             assert_eq!((error.name, error.value.as_str()), (name, value));
             assert!(error.accepts.contains(accepts), "{error}");
         }
+        let error = read(&[("DATABASE_URL", "mysql://me:secret@h/d")]).unwrap_err();
+        assert_eq!(error.value, "mysql://…@h/d");
         let error = read(&[("SBX_MODE", "live"), ("SBX_PROVIDER", "e2b")]).unwrap_err();
         assert_eq!(error.name, "SBX_PROVIDER");
     }

@@ -12,6 +12,7 @@ mod ops;
 mod runs;
 mod service;
 mod stream;
+mod trace;
 
 use std::sync::Arc;
 
@@ -37,7 +38,7 @@ pub fn app(service: ApiService) -> Result<impl Endpoint<Output = Response>, Stri
         .at("/openapi.json", docs::document(document))
         .at("/docs", page)
         .nest("/", api);
-    Ok(routes.with(front::Front::default()))
+    Ok(routes.with(front::Front::default()).with(trace::Traced))
 }
 
 #[cfg(test)]

@@ -16,7 +16,10 @@ use std::{io::Write, process::ExitCode};
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::config::{Config, ConfigError};
+use crate::{
+    config::{Config, ConfigError, telemetry::LogFormat},
+    telemetry::{self, Telemetry},
+};
 
 /// Bad configuration, as `sysexits.h` numbers it.
 const EX_CONFIG: u8 = 78;
@@ -31,6 +34,9 @@ const EX_OF_CLAP: u8 = 2;
 #[derive(Debug, Parser)]
 #[command(version, about, propagate_version = true)]
 struct Arguments {
+    /// How logs are written to standard error. `STEPWELL_LOG` sets it, too. Default: human.
+    #[arg(long, global = true, value_enum, value_name = "FORMAT")]
+    log: Option<LogFormat>,
     #[command(subcommand)]
     command: Command,
 }
@@ -69,6 +75,8 @@ enum Command {
 pub(crate) enum CliError {
     #[error(transparent)]
     Config(#[from] ConfigError),
+    #[error(transparent)]
+    Receiver(#[from] telemetry::ReceiverError),
     #[error("{0}")]
     Unavailable(String),
     #[error("{0}")]
@@ -84,7 +92,7 @@ pub(crate) enum CliError {
 impl CliError {
     fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) => EX_CONFIG,
+            Self::Config(_) | Self::Receiver(_) => EX_CONFIG,
             Self::Unavailable(_) => EX_UNAVAILABLE,
             Self::Usage(_) => EX_OF_CLAP,
             Self::Refused {
@@ -115,7 +123,7 @@ impl From<migration::MigrateError> for CliError {
 /// Runs the command that the arguments name.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    match run(&arguments.command) {
+    match run(&arguments) {
         Ok(code) => code,
         Err(error) => {
             note(&error.to_string());
@@ -124,17 +132,20 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(command: &Command) -> Result<ExitCode, CliError> {
+fn run(arguments: &Arguments) -> Result<ExitCode, CliError> {
+    let command = &arguments.command;
     if let Command::Completions { shell } = *command {
         let mut parser = Arguments::command();
         clap_complete::generate(shell, &mut parser, "stepwell", &mut std::io::stdout());
         return Ok(ExitCode::SUCCESS);
     }
     let config = Config::from_env()?;
-    crate::telemetry::init(match command {
-        Command::Serve => crate::telemetry::OF_A_SERVICE,
-        _ => crate::telemetry::OF_A_COMMAND,
-    });
+    let otherwise = match command {
+        Command::Serve => telemetry::OF_A_SERVICE,
+        _ => telemetry::OF_A_COMMAND,
+    };
+    let format = arguments.log.unwrap_or(config.telemetry.log_format);
+    let telemetry = Telemetry::init(&config.telemetry, format, otherwise);
     if let Some(death) = config.die_at.clone() {
         crate::engine::points::die_at(death);
     }
@@ -142,7 +153,12 @@ fn run(command: &Command) -> Result<ExitCode, CliError> {
         .enable_all()
         .build()
         .map_err(|e| CliError::Failed(e.to_string()))?;
-    runtime.block_on(Box::pin(dispatch(&config, command)))
+    runtime.block_on(Box::pin(async {
+        let exporting = telemetry.export().await?;
+        let done = dispatch(&config, command).await;
+        exporting.stop().await;
+        done
+    }))
 }
 
 async fn dispatch(config: &Config, command: &Command) -> Result<ExitCode, CliError> {

@@ -2,7 +2,7 @@
 
 use std::{net::Ipv4Addr, sync::Arc};
 
-use poem::{Server, listener::TcpAcceptor};
+use poem::{EndpointExt, Route, Server, listener::TcpAcceptor};
 use tokio::sync::watch;
 
 use super::{CliError, say, session::launch};
@@ -12,6 +12,7 @@ use crate::{
     engine,
     intent::{self, Product},
     store::Database,
+    telemetry,
 };
 
 pub(super) async fn run(config: &Config) -> Result<(), CliError> {
@@ -36,6 +37,13 @@ pub(super) async fn run(config: &Config) -> Result<(), CliError> {
         addresses.push(listener.local_addr().map_err(|e| failed(&e))?);
         let service = ApiService::new(product.clone(), db.clone(), config.app_version.clone());
         let app = api::app(service).map_err(CliError::Failed)?;
+        // The first port is the API's, the second the administrators'.
+        let app = if addresses.len() > 1 {
+            let metrics = telemetry::metrics_endpoint();
+            Route::new().at("/metrics", metrics).nest("/", app).boxed()
+        } else {
+            app.boxed()
+        };
         let mut stopped = stop.subscribe();
         let acceptor = TcpAcceptor::from_tokio(listener).map_err(|e| failed(&e))?;
         servers.spawn(async move {
@@ -66,7 +74,7 @@ fn greet(db: &Database, config: &Config, addresses: &[std::net::SocketAddr]) {
         config.app_version
     ));
     say(&format!(
-        "  listening  http://{api}  (health also on http://{admin}/healthz)"
+        "  listening  http://{api}  (health and metrics on http://{admin}/healthz and /metrics)"
     ));
     say(&format!("  database   {}", db.display_url()));
     say(&format!("  docs       http://{api}/docs"));

@@ -10,6 +10,7 @@ use crate::{
     intent::{self, Product, Sandboxes},
     sandbox::{self, Local, Mock, Sandbox},
     store::Database,
+    telemetry,
 };
 
 /// Where to work, for every command that talks to runs.
@@ -83,6 +84,7 @@ impl Session {
 
 /// Starts to execute runs and tasks in this process, and removes what dead ones have left.
 pub(super) fn launch(config: &Config, db: &Database) -> Result<Engine, CliError> {
+    telemetry::watch(db, &config.app_version);
     let root = config.sandbox_root();
     match sandbox::reap(&root) {
         Ok(0) => {}

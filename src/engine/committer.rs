@@ -1,16 +1,23 @@
 //! Owns group commit: whatever waits when the previous transaction returns goes into the next one. No artificial delay.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::{limits, points, signals::Signals};
-use crate::store::{
-    Database, StoreError,
-    backend::{jitter, retrying},
-    checkpoints::{self, Checkpoint, Ending, Verdict},
-    status::WorkflowStatus,
-    waits::{self, Condition},
+use crate::{
+    store::{
+        Database, StoreError,
+        backend::{jitter, retrying},
+        checkpoints::{self, Checkpoint, Ending, Verdict},
+        status::WorkflowStatus,
+        waits::{self, Condition},
+    },
+    telemetry::instruments::{COMMIT_BATCH, COMMIT_SECONDS, COMMITS, FENCED_WRITES},
 };
 
 /// What became of one checkpoint.
@@ -86,16 +93,32 @@ async fn run(
         {
             return;
         }
+        let began = Instant::now();
         let verdicts = settle(
             &db,
             &batch.iter().map(|s| &s.checkpoint).collect::<Vec<_>>(),
         )
         .await;
+        measure(began, &verdicts);
         let facts = Facts::of(&batch, &verdicts);
         for (submission, verdict) in batch.into_iter().zip(verdicts) {
             let _ = submission.reply.send(verdict);
         }
         facts.look(&db, &signals).await;
+    }
+}
+
+#[allow(clippy::cast_precision_loss)] // a batch is small
+fn measure(began: Instant, verdicts: &[Committed]) {
+    COMMITS.add(&[], 1);
+    COMMIT_SECONDS.observe(&[], began.elapsed().as_secs_f64());
+    COMMIT_BATCH.observe(&[], verdicts.len() as f64);
+    for verdict in verdicts {
+        match verdict {
+            Committed::Verdict(Verdict::Go) => {}
+            Committed::Verdict(stopped) => FENCED_WRITES.add(&[stopped.as_str()], 1),
+            Committed::Refused(_) => FENCED_WRITES.add(&["refused"], 1),
+        }
     }
 }
 

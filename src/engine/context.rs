@@ -6,12 +6,13 @@ use std::{
     future::{Future, pending, poll_fn},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Poll, Waker},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use serde::{Serialize, de::DeserializeOwned};
+use tracing::Instrument;
 
-use super::{clock::Clock, error::WorkflowError, limits};
+use super::{clock::Clock, error::WorkflowError, limits, trace::ExecutionSpans};
 use crate::store::{
     Database,
     app_rows::{Row, RowChange},
@@ -20,6 +21,7 @@ use crate::store::{
     waits::{Condition, Wait},
     workflows::StepRow,
 };
+use crate::telemetry::instruments::STEP_SECONDS;
 
 /// A workflow's view of the world. It is borrowed and cannot be cloned, so that it cannot outlive the function or move into a task.
 #[derive(Debug)]
@@ -28,6 +30,7 @@ pub struct Context {
     pub(super) app_version: String,
     pub(super) db: Database,
     pub(super) clock: Arc<Clock>,
+    pub(super) spans: ExecutionSpans,
     state: Mutex<State>,
 }
 
@@ -118,6 +121,7 @@ impl Context {
             app_version,
             db,
             clock,
+            spans: ExecutionSpans::new(),
             state: Mutex::new(state),
         }
     }
@@ -174,11 +178,15 @@ impl Context {
                 return decode(recorded);
             }
             self.settled().await;
-            let started_at = self.clock.now();
+            let (started_at, began) = (self.clock.now(), Instant::now());
+            let log =
+                tracing::info_span!("step", step = call.name, span_id = tracing::field::Empty);
             let outcome = {
                 let _running = self.running();
-                body().await
+                body().instrument(log).await
             };
+            let word = if outcome.is_ok() { "ok" } else { "error" };
+            STEP_SECONDS.observe(&[&call.name, word], began.elapsed().as_secs_f64());
             self.record_body(&call, started_at, outcome)
         }
     }
@@ -403,6 +411,7 @@ impl Context {
             state.taken += 1;
             state.dirty = false;
         }
+        self.spans.outbox_taken();
         let empty = Checkpoint {
             workflow_id: state.outbox.workflow_id.clone(),
             token: state.outbox.token.clone(),

@@ -14,6 +14,7 @@ mod limits;
 pub mod points;
 mod reconciler;
 mod signals;
+mod trace;
 mod waiting;
 mod worker;
 mod workflow;

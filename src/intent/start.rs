@@ -218,7 +218,7 @@ impl Product {
         if let Some(run) = run_rows::find(&self.db().read(), &intent.id).await? {
             return self.again(run, &sent);
         }
-        let trace = Trace::begin(request.trace_id.as_deref(), traceparent);
+        let trace = Trace::begin(&intent.id, request.trace_id.as_deref(), traceparent);
         let input = RunInput::new(&intent, &recipe, workload, &trace);
         let options = StartOptions {
             id: Some(intent.id.clone()),

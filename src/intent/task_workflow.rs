@@ -1,6 +1,6 @@
 //! Owns the workflow of a task: one command in a sandbox, tried again when the infrastructure failed.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -9,19 +9,26 @@ use super::{
     Sandboxes,
     rows::{self, Artifact, Payload, TaskAttempt},
     run_workflow::now,
+    trace::attempt_span,
 };
 use crate::{
     canonical::{canonical_json, sha256_hex},
     engine::{Context, StepFailure, Workflow, WorkflowError},
-    planner::JobInputs,
+    planner::{JobInputs, NOT_KEPT},
     sandbox::{ErrorCode, FileIn, Limits, Sandbox, SandboxRequest, SandboxResult},
     store::{Database, app_rows::Row, intents},
+    telemetry::{
+        instruments::RETRIES,
+        spans::{self, Span, TraceContext},
+    },
 };
 
 /// Executions of a task, the first one included.
 const ATTEMPTS: u32 = 3;
 /// The pause before the second attempt; it doubles.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// What the records of a task's attempts are called.
+const TASK_STEP: &str = "ExecuteTask";
 /// Artifact numbers that each task owns.
 const IDX_PER_TASK: usize = 1_000;
 
@@ -37,6 +44,9 @@ pub(super) struct TaskInput {
     pub(super) cmd: String,
     pub(super) timeout_ms: u64,
     pub(super) sandbox: String,
+    /// The span of the step that it is a part of, as W3C's `traceparent`; tasks of earlier versions have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) traceparent: Option<String>,
 }
 
 /// How a task ended.
@@ -86,11 +96,23 @@ impl Workflow for TaskWorkflow {
     type Output = TaskOutput;
 
     async fn run(&self, ctx: &Context, task: TaskInput) -> Result<TaskOutput, WorkflowError> {
+        let step = task.traceparent.as_deref().and_then(TraceContext::parse);
+        if let Some(step) = step {
+            ctx.traced(step);
+        }
+        tracing::Span::current().record("run", &task.run_id);
         let mut attempt = 1;
         let mut pause = FIRST_PAUSE;
         loop {
             let output: TaskOutput = ctx
-                .step_with_rows("ExecuteTask", || self.attempt(&task, attempt))
+                .step_with_rows(TASK_STEP, || async {
+                    let began = SystemTime::now();
+                    let done = self.attempt(&task, attempt).await;
+                    if let Some(step) = step.filter(|_| spans::wanted()) {
+                        ctx.step_span(span_of_attempt(&task, step, began, attempt, &done));
+                    }
+                    done
+                })
                 .await?;
             if !output.err_code.is_retryable() || attempt >= ATTEMPTS {
                 return Ok(output);
@@ -109,6 +131,9 @@ impl TaskWorkflow {
         task: &TaskInput,
         attempt: u32,
     ) -> Result<(TaskOutput, Vec<Row>), StepFailure> {
+        if attempt > 1 {
+            RETRIES.add(&[TASK_STEP], 1);
+        }
         let request = self.request(task).await?;
         let sandbox = if task.sandbox == "local" {
             &self.sandboxes.local
@@ -184,9 +209,45 @@ impl TaskWorkflow {
     }
 }
 
-/// A request as its row keeps it: the files' contents are in the intent.
+fn span_of_attempt(
+    task: &TaskInput,
+    step: TraceContext,
+    began: SystemTime,
+    attempt: u32,
+    done: &Result<(TaskOutput, Vec<Row>), StepFailure>,
+) -> Span {
+    let span_id = attempt_span(step.trace_id, &task.task_key, attempt);
+    let mut span = Span::below(step, span_id, "task", began)
+        .with("stepwell.run.id", task.run_id.as_str())
+        .with("stepwell.task.key", task.task_key.as_str())
+        .with(
+            "stepwell.task.ordinal",
+            i64::try_from(task.ordinal).unwrap_or(i64::MAX),
+        )
+        .with("stepwell.task.attempt", i64::from(attempt));
+    span.error = match done {
+        Ok((output, _)) if output.err_code == ErrorCode::None => None,
+        Ok((output, _)) => Some(output.err_code.as_str().to_owned()),
+        Err(failure) => Some(failure.error.code().to_owned()),
+    };
+    if let Ok((output, _)) = done
+        && let Some(exit) = output.exit
+    {
+        span = span.with("stepwell.task.exit", i64::from(exit));
+    }
+    span
+}
+
+/// A request as its row keeps it: the files' contents and the values of variables, which may be secrets, are in the intent alone.
 fn stored_request(request: &SandboxRequest) -> Value {
     let mut document = json!(request);
+    for value in document["env"]
+        .as_object_mut()
+        .into_iter()
+        .flat_map(Map::values_mut)
+    {
+        *value = NOT_KEPT.into();
+    }
     for file in document["filesIn"].as_array_mut().into_iter().flatten() {
         if let Some(file) = file.as_object_mut() {
             file.remove("inline");

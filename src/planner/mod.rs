@@ -9,6 +9,9 @@ pub use inputs::{InputError, InputFile, JobInputs};
 
 use crate::canonical::{canonical_json, sha256_hex};
 
+/// What stands in a record for a value that may be a secret.
+pub const NOT_KEPT: &str = "(not kept)";
+
 /// Who plans the runs of a recipe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PlannerKind {
@@ -212,11 +215,22 @@ fn quoted(text: &str) -> String {
 
 /// What makes two calls the same call.
 pub fn request_hash(kind: CallKind, request: &PlanRequest) -> String {
-    sha256_hex(canonical_json(&request_document(kind, request)).as_bytes())
+    sha256_hex(canonical_json(&whole_request(kind, request)).as_bytes())
 }
 
-/// A call as it is stored.
+/// A call as it is stored: without the values of variables, which may be secrets and are in the intent.
 pub fn request_document(kind: CallKind, request: &PlanRequest) -> Value {
+    let mut document = whole_request(kind, request);
+    let env = document
+        .pointer_mut("/inputs/env")
+        .and_then(Value::as_object_mut);
+    for value in env.into_iter().flat_map(Map::values_mut) {
+        *value = NOT_KEPT.into();
+    }
+    document
+}
+
+fn whole_request(kind: CallKind, request: &PlanRequest) -> Value {
     json!({
         "kind": kind, "goal": request.goal, "inputs": request.inputs, "constraints": request.constraints,
         "recipe": request.recipe_name, "recipeVersion": request.recipe_version,

@@ -11,6 +11,7 @@ pub mod entity;
 pub mod error;
 pub mod executors;
 pub mod explain;
+pub mod gauges;
 pub mod intents;
 pub mod messages;
 pub mod planner_calls;
