@@ -27,6 +27,7 @@ mod eventually;
 mod http;
 mod lab;
 mod oracle;
+pub(crate) mod otlp;
 mod product;
 mod server;
 mod stage;
