@@ -394,6 +394,16 @@ mod tests {
     }
 
     #[test]
+    fn the_trace_template_of_this_environment_is_one() {
+        // The manual's guard: `TRACE_BASE_URL=… mise run test:unit` says whether a server would start with it.
+        let template = std::env::var("TRACE_BASE_URL").ok();
+        let lookup = |name: &str| template.clone().filter(|_| name == "TRACE_BASE_URL");
+        if let Err(error) = Config::from_lookup(lookup) {
+            panic!("{error}");
+        }
+    }
+
+    #[test]
     fn a_bad_value_names_the_variable_and_what_it_accepts() {
         for (name, value, accepts) in [
             ("DATABASE_URL", "mysql://x", "sqlite:"),

@@ -215,7 +215,7 @@ on_both_databases! {
         let taking = Receiver::http(Manners::Takes).await;
         let endpoint = format!("{}/v1/logs", taking.base());
         let (base, required) = (taking.base(), ("OTLP_REQUIRED", "1"));
-        let env = [required, ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", &base), ("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", &endpoint), ("OTEL_METRICS_EXPORTER", "none")];
+        let env = [required, ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", &base), ("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", &endpoint)];
         stage.serve_with(&env).await;
         assert!(taking.received().requests >= 2);
     }
@@ -260,6 +260,28 @@ on_both_databases! {
         let root = received.spans.iter().find(|span| span.name == "run").expect("the run's span");
         assert_eq!(hex(&root.trace_id), row["trace_id"].as_str().unwrap());
         assert_eq!(hex(&root.span_id), row["span_id"].as_str().unwrap());
+    }
+
+    async fn lab_m_the_smoke_reaches_the_receivers_that_are_set_or_fails_hard(stage: Stage) {
+        if missing_tools(&["bash", "curl", "jq"]) {
+            return;
+        }
+        let smoke = async |base: &str| {
+            let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/otlp-smoke.sh");
+            let mut command = stage.tool(script);
+            command.env("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", base).env("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", base).env("OTLP_REQUIRED", "1");
+            command.env("STEPWELL_BIN", env!("CARGO_BIN_EXE_stepwell")).output().await.unwrap()
+        };
+        let receiver = Receiver::http(Manners::Takes).await;
+        let reached = smoke(&receiver.base()).await;
+        assert!(reached.status.success(), "{reached:?}");
+        assert!(receiver.received().spans.iter().any(|span| span.name == "run"));
+
+        let nobody = format!("http://127.0.0.1:{}", free_port());
+        let failed = smoke(&nobody).await;
+        assert_eq!(failed.status.code(), Some(78), "{failed:?}");
+        let said = String::from_utf8_lossy(&failed.stderr).into_owned();
+        assert!(said.contains(&nobody), "{said}");
     }
 
     async fn json_logs_are_one_document_a_line_and_know_their_run(stage: Stage) {

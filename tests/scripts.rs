@@ -11,15 +11,17 @@ use harness::*;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const MISE_PACKAGE: &str = r#"{"name": "stepwell-mise-test", "private": true, "dependencies": {"@jdxcode/mise": "2026.9.15"}}"#;
-const TASKS: [&str; 8] = [
+const TASKS: [&str; 10] = [
     "build",
     "db:down",
     "db:reset",
     "db:sys:reset",
     "db:up",
+    "otlp:smoke",
     "quick",
     "start",
     "test",
+    "test:unit",
 ];
 
 /// The scripts a person calls; the others are sourced.

@@ -110,6 +110,9 @@ pub struct Batches {
     pub delay: Duration,
 }
 
+/// The base of every receiver.
+const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+
 /// One of the three signals.
 #[derive(Debug, Clone, Copy)]
 struct Signal {
@@ -154,11 +157,15 @@ impl Lookup<'_> {
     pub(super) fn telemetry(&self) -> Result<TelemetryConfig, ConfigError> {
         let required = self.switch("OTLP_REQUIRED", false)?;
         let disabled = self.switch("OTEL_SDK_DISABLED", false)?;
+        // Who names a receiver of one signal has decided where telemetry goes: the standard's default is for those who name none.
+        let named = [TRACES.endpoint, LOGS.endpoint, METRICS.endpoint, ENDPOINT]
+            .into_iter()
+            .any(|name| self.text(name).is_some());
         let target = |signal: Signal| {
             if disabled {
                 Ok(None)
             } else {
-                self.target(signal, required)
+                self.target(signal, required && !named)
             }
         };
         let (spans, logs) = (
@@ -199,8 +206,8 @@ impl Lookup<'_> {
         })
     }
 
-    /// The receiver of a signal. Without an endpoint there is none, unless receivers are required: then it is the standard's default.
-    fn target(&self, signal: Signal, required: bool) -> Result<Option<OtlpTarget>, ConfigError> {
+    /// The receiver of a signal. Without an endpoint there is none, unless the standard's default is meant.
+    fn target(&self, signal: Signal, by_default: bool) -> Result<Option<OtlpTarget>, ConfigError> {
         let exported = self.choice(signal.exporter, &[("otlp", true), ("none", false)])?;
         let protocols = [
             ("http/protobuf", OtlpProtocol::HttpProtobuf),
@@ -215,10 +222,10 @@ impl Lookup<'_> {
             self.choice(compression, &[("none", ())])?;
         }
         let own = self.endpoint(signal.endpoint)?;
-        let base = self.endpoint("OTEL_EXPORTER_OTLP_ENDPOINT")?;
+        let base = self.endpoint(ENDPOINT)?;
         let default = DEFAULT_ENDPOINTS
             .iter()
-            .find(|(of, _)| *of == protocol && required)
+            .find(|(of, _)| *of == protocol && by_default)
             .and_then(|(_, url)| url.parse().ok());
         // The headers are read in any case: a bad value is an error wherever the telemetry goes.
         let mut headers = self.headers("OTEL_EXPORTER_OTLP_HEADERS")?;
@@ -412,6 +419,11 @@ mod tests {
             endpoint_of(required.traces),
             "http://localhost:4318/v1/traces"
         );
+        let traces_alone = [
+            ("OTLP_REQUIRED", "1"),
+            ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://h:1"),
+        ];
+        assert_eq!(read(&traces_alone).unwrap().logs, None);
         let disabled = read(&[("OTLP_REQUIRED", "1"), ("OTEL_SDK_DISABLED", "true")]).unwrap();
         assert_eq!(disabled.traces, None);
     }

@@ -70,6 +70,17 @@ pub async fn read(db: &Database) -> Result<Vec<Row>, StoreError> {
             value: count,
         });
     }
+    for kind in KINDS {
+        let labels = [kind.to_owned()];
+        let known = |row: &Row| row.gauge == Gauge::Suspended && row.labels == labels;
+        if !rows.iter().any(known) {
+            rows.push(Row {
+                gauge: Gauge::Suspended,
+                labels: labels.into(),
+                value: 0,
+            });
+        }
+    }
     Ok(rows)
 }
 

@@ -283,6 +283,6 @@ mod tests {
         let mut text = Bounded(String::new());
         write!(text, "{}", "ä".repeat(LONGEST_VALUE)).unwrap_err();
         assert_eq!(text.0.len(), LONGEST_VALUE);
-        write!(text, "{}", "b").unwrap_err();
+        text.write_str("b").unwrap_err();
     }
 }

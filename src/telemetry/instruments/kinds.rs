@@ -250,16 +250,23 @@ impl Histogram {
     pub fn observe(&self, labels: &[&str], size: f64) {
         debug_assert_eq!(labels.len(), self.shape.labels.len());
         let bucket = self.bounds.partition_point(|bound| *bound < size);
-        let fresh = || Seen {
+        self.series.change(
+            labels,
+            || self.unseen(),
+            |seen| {
+                seen.sum += size;
+                if let Some(count) = seen.counts.get_mut(bucket) {
+                    *count += 1;
+                }
+            },
+        );
+    }
+
+    fn unseen(&self) -> Seen {
+        Seen {
             counts: vec![0; self.bounds.len() + 1],
             sum: 0.0,
-        };
-        self.series.change(labels, fresh, |seen| {
-            seen.sum += size;
-            if let Some(count) = seen.counts.get_mut(bucket) {
-                *count += 1;
-            }
-        });
+        }
     }
 
     /// Counts one of so many milliseconds, for a histogram of seconds. What is below zero by the clocks' difference is zero.
@@ -271,11 +278,15 @@ impl Histogram {
 
 impl Instrument for Histogram {
     fn read(&self) -> Metric {
-        let points = self.series.points(|seen| Value::Buckets {
+        let shown = |seen: &Seen| Value::Buckets {
             bounds: self.bounds,
             counts: seen.counts.clone(),
             sum: seen.sum,
-        });
+        };
+        let mut points = self.series.points(shown);
+        if points.is_empty() && self.shape.labels.is_empty() {
+            points.push((Vec::new(), shown(&self.unseen())));
+        }
         self.shape.metric(Kind::Histogram, points)
     }
 }

@@ -213,7 +213,6 @@ fn log_message(entry: Entry) -> LogRecord {
             .chain(entry.fields)
             .map(attribute)
             .collect(),
-        flags: context.map_or(0, |context| u32::from(context.sampled)),
         trace_id: context
             .map(|c| c.trace_id.bytes().to_vec())
             .unwrap_or_default(),
