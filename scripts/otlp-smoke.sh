@@ -56,7 +56,7 @@ metric() { curl -sS "$admin/metrics" | awk -v name="$1" 'index($0, name) == 1 { 
 ready() { kill -0 "$server" 2>/dev/null || return 0; [ -n "$(address "$base_pattern")" ] && curl -sS "$(address "$base_pattern")/healthz" >/dev/null 2>&1; }
 ended() { curl -sS "$base/api/runs/$run" | jq -e '.status | IN("SUCCESS", "ERROR", "CANCELLED")' >/dev/null; }
 exported() { [ "$(metric 'stepwell_telemetry_exported_total{signal="spans"}')" -ge 8 ]; }
-root_arrived() { jq -e --arg span "$span" 'select(.spanId? == $span)' "$dir/received.jsonl" >/dev/null; }
+root_arrived() { jq -se --arg span "$span" 'any(.[]; .spanId? == $span)' "$dir/received.jsonl" >/dev/null; }
 
 if [ -z "${OTEL_EXPORTER_OTLP_ENDPOINT:-}${OTEL_EXPORTER_OTLP_TRACES_ENDPOINT:-}${OTEL_EXPORTER_OTLP_LOGS_ENDPOINT:-}" ]; then
   start_own_receiver
