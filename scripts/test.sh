@@ -52,6 +52,7 @@ prepare_tools() {
   need_tool jq "the manual's labs" jq
   need_tool sqlite3 "the manual's SQL on SQLite" sqlite3
   need_tool "nodejs npm" "the official DBOS client and mise" node npm
+  need_tool prometheus "the queries of the dashboard and the alert rules" prometheus promtool
   need_tool python3 "the checks against Python's DBOS client" python3
   need_tool bubblewrap "the half of the sandbox's tests that runs commands within bwrap" bwrap
 }

@@ -9,6 +9,7 @@ pub mod config;
 pub mod engine;
 pub mod intent;
 pub mod planner;
+mod redact;
 pub mod sandbox;
 pub mod store;
 pub mod telemetry;

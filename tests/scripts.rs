@@ -10,7 +10,7 @@ use std::process::Output;
 use harness::*;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
-const TASKS: [&str; 21] = [
+const TASKS: [&str; 23] = [
     "build",
     "db:down",
     "db:reset",
@@ -23,6 +23,7 @@ const TASKS: [&str; 21] = [
     "ops:sql:inbox",
     "ops:sql:queues",
     "ops:sql:slow",
+    "otlp:smoke",
     "quick",
     "start",
     "start:api-shim",
@@ -30,6 +31,7 @@ const TASKS: [&str; 21] = [
     "test",
     "test:e2e:file",
     "test:integration:mock:file",
+    "test:unit",
     "wf:time:scheduler",
     "wf:time:sleep",
 ];

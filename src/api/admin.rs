@@ -1,4 +1,4 @@
-//! Owns the admin port of a process that executes: its health, and the wish that it claims nothing more. Not a part of the API, and not in its
+//! Owns the admin port of a process that executes: its health, its metrics, and the wish that it claims nothing more. Not a part of the API, and not in its
 //! document: it speaks of one process.
 
 use poem::{
@@ -14,7 +14,7 @@ use super::{
     errors,
     front::{hosts::Hosts, tokens::Tokens},
 };
-use crate::{config::Access, engine::Vitals, store::Database};
+use crate::{config::Access, engine::Vitals, store::Database, telemetry};
 
 /// The admin port's routes.
 #[derive(Debug)]
@@ -82,13 +82,14 @@ impl Endpoint for Admin {
         }
         let answer = match (request.method(), path) {
             (&Method::GET, "/healthz") => self.health().await,
+            (&Method::GET | &Method::HEAD, "/metrics") => telemetry::scraped().await,
             (&Method::POST, "/drain") => self.drain(),
-            (_, "/healthz") => only("GET"),
+            (_, "/healthz" | "/metrics") => only("GET"),
             (_, "/drain") => only("POST"),
             (_, path) => ApiError::new(
                 StatusCode::NOT_FOUND,
                 "route_not_found",
-                format!("the admin port has no route {path}; it has GET /healthz and POST /drain"),
+                format!("the admin port has no route {path}; it has GET /healthz, GET /metrics and POST /drain"),
             )
             .into_response(),
         };

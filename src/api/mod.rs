@@ -17,6 +17,7 @@ mod schedules;
 mod service;
 mod stream;
 mod tick;
+mod trace;
 mod utility;
 
 use std::sync::Arc;
@@ -51,7 +52,7 @@ pub fn app(
         .at("/openapi.json", docs::document(document))
         .at("/docs", page)
         .nest("/", api);
-    Ok(routes.with(front::Front::new(access)))
+    Ok(routes.with(front::Front::new(access)).with(trace::Traced))
 }
 
 #[cfg(test)]

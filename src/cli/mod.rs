@@ -24,7 +24,10 @@ use std::{io::Write, process::ExitCode, time::Duration};
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::config::{Config, ConfigError};
+use crate::{
+    config::{Config, ConfigError, telemetry::LogFormat},
+    telemetry::{self, Telemetry},
+};
 
 /// Bad configuration, as `sysexits.h` numbers it.
 const EX_CONFIG: u8 = 78;
@@ -41,6 +44,9 @@ const EX_OF_CLAP: u8 = 2;
 #[derive(Debug, Parser)]
 #[command(version, about, propagate_version = true)]
 struct Arguments {
+    /// How logs are written to standard error. `STEPWELL_LOG` sets it, too. Default: human.
+    #[arg(long, global = true, value_enum, value_name = "FORMAT")]
+    log: Option<LogFormat>,
     #[command(subcommand)]
     command: Command,
 }
@@ -96,6 +102,8 @@ enum Command {
 pub(crate) enum CliError {
     #[error(transparent)]
     Config(#[from] ConfigError),
+    #[error(transparent)]
+    Receiver(#[from] telemetry::ReceiverError),
     #[error("{0}")]
     Unavailable(String),
     #[error("{0}")]
@@ -113,7 +121,7 @@ pub(crate) enum CliError {
 impl CliError {
     fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) => EX_CONFIG,
+            Self::Config(_) | Self::Receiver(_) => EX_CONFIG,
             Self::Unavailable(_) => EX_UNAVAILABLE,
             Self::Usage(_) => EX_OF_CLAP,
             Self::Refused {
@@ -147,7 +155,7 @@ pub fn main() -> ExitCode {
     if let Command::SandboxShim(arguments) = &arguments.command {
         return sandbox_shim::run(arguments);
     }
-    match run(&arguments.command) {
+    match run(&arguments) {
         Ok(code) => code,
         Err(error) => {
             note(&error.to_string());
@@ -156,18 +164,21 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(command: &Command) -> Result<ExitCode, CliError> {
+fn run(arguments: &Arguments) -> Result<ExitCode, CliError> {
+    let command = &arguments.command;
     if let Command::Completions { shell } = *command {
         let mut parser = Arguments::command();
         clap_complete::generate(shell, &mut parser, "stepwell", &mut std::io::stdout());
         return Ok(ExitCode::SUCCESS);
     }
     let config = Config::from_env()?;
-    crate::telemetry::init(match command {
-        Command::Serve(_) | Command::Api => crate::telemetry::OF_A_SERVICE,
-        Command::Worker(arguments) if arguments.is_service() => crate::telemetry::OF_A_SERVICE,
-        _ => crate::telemetry::OF_A_COMMAND,
-    });
+    let otherwise = match command {
+        Command::Serve(_) | Command::Api => telemetry::OF_A_SERVICE,
+        Command::Worker(arguments) if arguments.is_service() => telemetry::OF_A_SERVICE,
+        _ => telemetry::OF_A_COMMAND,
+    };
+    let format = arguments.log.unwrap_or(config.telemetry.log_format);
+    let telemetry = Telemetry::init(&config.telemetry, format, otherwise);
     if let Some(death) = config.die_at.clone() {
         crate::engine::points::die_at(death);
     }
@@ -175,7 +186,15 @@ fn run(command: &Command) -> Result<ExitCode, CliError> {
         .enable_all()
         .build()
         .map_err(|e| CliError::Failed(e.to_string()))?;
-    let code = runtime.block_on(Box::pin(dispatch(&config, command)));
+    let code = runtime.block_on(Box::pin(async {
+        let exporting = telemetry.export().await?;
+        let done = dispatch(&config, command).await;
+        // A second signal waits for nobody.
+        if !matches!(done, Err(CliError::Killed(_))) {
+            exporting.stop().await;
+        }
+        done
+    }));
     // Whatever still runs ends here, sandboxes included: a second signal does not wait for it.
     runtime.shutdown_timeout(LINGER);
     code

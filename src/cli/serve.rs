@@ -116,7 +116,7 @@ fn greet(db: &Database, config: &Config, sandbox: &str, api: SocketAddr, admin: 
         config.app_version
     ));
     say(&format!(
-        "  listening  http://{api}  (health also on http://{admin}/healthz)"
+        "  listening  http://{api}  (health and metrics on http://{admin}/healthz and /metrics)"
     ));
     say(&format!("  database   {}", db.display_url()));
     say(&match config.sandbox_mode {

@@ -12,6 +12,7 @@ use crate::{
     intent::{self, OneShot, Product, Sandboxes},
     sandbox::{self, Local, Mock, Sandbox},
     store::Database,
+    telemetry,
 };
 
 /// Where to work, for every command that talks to runs.
@@ -121,6 +122,7 @@ pub(super) async fn launch(
     db: &Database,
     options: EngineOptions,
 ) -> Result<(Engine, Available), CliError> {
+    telemetry::watch(db, &config.app_version);
     let available = available(config).await;
     let builder = Engine::builder(db.clone(), options);
     let builder = intent::register(builder, db, config, available.sandboxes.clone())
@@ -135,6 +137,7 @@ pub(super) fn one_shot(
     options: EngineOptions,
     available: Available,
 ) -> OneShot {
+    telemetry::watch(db, &config.app_version);
     let options = EngineOptions {
         // Those that are there; the tick of the program itself is for processes that stay.
         schedules: Firing::On(Vec::new()),

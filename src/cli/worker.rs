@@ -81,7 +81,9 @@ async fn stay(config: &Config, options: EngineOptions) -> Result<(), CliError> {
         env!("CARGO_PKG_VERSION"),
         config.app_version
     ));
-    say(&format!("  health     http://{address}/healthz"));
+    say(&format!(
+        "  health     http://{address}/healthz  (metrics on /metrics)"
+    ));
     say(&format!("  database   {}", db.display_url()));
     say(&format!("  sandbox    {}", sandboxes.name));
     say(&format!("  queues     {}", queues.join(", ")));

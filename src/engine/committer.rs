@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::{Mutex, Notify, mpsc, oneshot};
@@ -15,12 +15,15 @@ use super::{
     limits, points,
     signals::{ANY_QUEUE, Signals},
 };
-use crate::store::{
-    Database, StoreError,
-    backend::{jitter, persist, retrying},
-    checkpoints::{self, Checkpoint, Ending, Verdict},
-    status::WorkflowStatus,
-    waits::{self, Condition},
+use crate::{
+    store::{
+        Database, StoreError,
+        backend::{jitter, persist, retrying},
+        checkpoints::{self, Checkpoint, Ending, Verdict},
+        status::WorkflowStatus,
+        waits::{self, Condition},
+    },
+    telemetry::instruments::{COMMIT_BATCH, COMMIT_SECONDS, COMMITS, FENCED_WRITES},
 };
 
 /// What became of one checkpoint.
@@ -127,11 +130,13 @@ async fn run(
             return;
         }
         looks.open.fetch_add(1, Ordering::AcqRel);
+        let began = Instant::now();
         let verdicts = settle(
             &db,
             &batch.iter().map(|s| &s.checkpoint).collect::<Vec<_>>(),
         )
         .await;
+        measure(began, &verdicts);
         let facts = Facts::of(&batch, &verdicts);
         for (submission, verdict) in batch.into_iter().zip(verdicts) {
             let _ = submission.reply.send(verdict);
@@ -139,6 +144,20 @@ async fn run(
         facts.look(&db, &signals).await;
         looks.open.fetch_sub(1, Ordering::AcqRel);
         looks.ended.notify_waiters();
+    }
+}
+
+#[allow(clippy::cast_precision_loss)] // a batch is small
+fn measure(began: Instant, verdicts: &[Committed]) {
+    COMMITS.add(&[], 1);
+    COMMIT_SECONDS.observe(&[], began.elapsed().as_secs_f64());
+    COMMIT_BATCH.observe(&[], verdicts.len() as f64);
+    for verdict in verdicts {
+        match verdict {
+            Committed::Verdict(Verdict::Go) => {}
+            Committed::Verdict(stopped) => FENCED_WRITES.add(&[stopped.as_str()], 1),
+            Committed::Refused(_) => FENCED_WRITES.add(&["refused"], 1),
+        }
     }
 }
 

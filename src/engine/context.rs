@@ -6,12 +6,16 @@ use std::{
     future::{Future, pending, poll_fn},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Poll, Waker},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use serde::{Serialize, de::DeserializeOwned};
+use tracing::Instrument;
 
-use super::{clock::Clock, error::WorkflowError, interrupt::Interrupt, limits, pace::Pace};
+use super::{
+    clock::Clock, error::WorkflowError, interrupt::Interrupt, limits, pace::Pace,
+    trace::ExecutionSpans,
+};
 use crate::store::{
     Database,
     app_rows::{Row, RowChange},
@@ -20,6 +24,7 @@ use crate::store::{
     waits::{Condition, Wait},
     workflows::StepRow,
 };
+use crate::telemetry::instruments::STEP_SECONDS;
 
 /// A workflow's view of the world. It is borrowed and cannot be cloned, so that it cannot outlive the function or move into a task.
 #[derive(Debug)]
@@ -30,6 +35,7 @@ pub struct Context {
     pub(super) clock: Arc<Clock>,
     pub(super) interrupt: Arc<Interrupt>,
     pub(super) pace: Arc<Pace>,
+    pub(super) spans: ExecutionSpans,
     state: Mutex<State>,
 }
 
@@ -128,6 +134,7 @@ impl Context {
             clock,
             interrupt,
             pace,
+            spans: ExecutionSpans::new(),
             state: Mutex::new(state),
         }
     }
@@ -228,11 +235,14 @@ impl Context {
             return decode(recorded);
         }
         self.admitted(longest).await;
-        let started_at = self.clock.now();
+        let (started_at, began) = (self.clock.now(), Instant::now());
+        let log = tracing::info_span!("step", step = call.name, span_id = tracing::field::Empty);
         let outcome = {
             let _running = self.running();
-            body().await
+            body().instrument(log).await
         };
+        let word = if outcome.is_ok() { "ok" } else { "error" };
+        STEP_SECONDS.observe(&[&call.name, word], began.elapsed().as_secs_f64());
         self.record_body(call, started_at, outcome)
     }
 
@@ -463,6 +473,7 @@ impl Context {
             state.taken += 1;
             state.dirty = false;
         }
+        self.spans.outbox_taken();
         let empty = Checkpoint {
             workflow_id: state.outbox.workflow_id.clone(),
             token: state.outbox.token.clone(),

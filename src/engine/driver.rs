@@ -19,10 +19,13 @@ use super::{
     limits,
     workflow::AnyWorkflow,
 };
-use crate::store::{
-    checkpoints::{Checkpoint, Ending, Verdict},
-    status::WorkflowStatus,
-    waits::{Condition, Wait},
+use crate::{
+    store::{
+        checkpoints::{Checkpoint, Ending, Verdict},
+        status::WorkflowStatus,
+        waits::{Condition, Wait},
+    },
+    telemetry::instruments::{RUN_SECONDS, WAITS},
 };
 
 /// How an execution ended, for those who count.
@@ -40,6 +43,20 @@ pub(super) enum Ended {
     Released,
     /// It was cancelled, or is somebody else's.
     Stopped,
+}
+
+impl Ended {
+    /// In a word, for telemetry.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::Suspended => "suspended",
+            Self::Released => "released",
+            Self::Yielded => "yielded",
+            Self::Stopped => "stopped",
+        }
+    }
 }
 
 /// Wakes the driver and remembers that it did: a future that woke itself is not stuck.
@@ -183,8 +200,43 @@ async fn finish(
     ended: Ended,
 ) -> Ended {
     let parent = context.claimed.workflow.parent_workflow_id.clone();
+    let measured = Measured::of(&checkpoint);
     let answer = committer.submit(checkpoint, parent).await.await;
-    stop(context, committer, answer).await.unwrap_or(ended)
+    match stop(context, committer, answer).await {
+        Some(stopped) => stopped,
+        None => {
+            measured.count(context);
+            ended
+        }
+    }
+}
+
+/// How an execution ends, for the instruments, once that is committed.
+enum Measured {
+    Completed(WorkflowStatus),
+    Suspended(&'static str),
+    Neither,
+}
+
+impl Measured {
+    fn of(checkpoint: &Checkpoint) -> Self {
+        match &checkpoint.ending {
+            Some(Ending::Completed { status, .. }) => Self::Completed(*status),
+            Some(Ending::Suspended(wait)) => Self::Suspended(wait.kind()),
+            Some(Ending::Released { .. } | Ending::Yielded { .. }) | None => Self::Neither,
+        }
+    }
+
+    fn count(self, context: &Context) {
+        match self {
+            Self::Completed(status) => RUN_SECONDS.observe_ms(
+                &[&context.claimed.workflow.name, status.as_str()],
+                context.clock.now() - context.created_at(),
+            ),
+            Self::Suspended(kind) => WAITS.add(&[kind], 1),
+            Self::Neither => {}
+        }
+    }
 }
 
 /// Whether `answer` ends the execution. A checkpoint that a constraint refused ends the workflow with an error: tried again it would be
@@ -194,6 +246,9 @@ async fn stop(
     committer: &Committer,
     answer: Result<Committed, oneshot::error::RecvError>,
 ) -> Option<Ended> {
+    if let Ok(Committed::Verdict(verdict)) = &answer {
+        context.spans.answered(*verdict);
+    }
     match answer {
         Ok(Committed::Verdict(Verdict::Go)) => None,
         Ok(Committed::Verdict(Verdict::KeptStop | Verdict::Lost)) | Err(_) => Some(Ended::Stopped),

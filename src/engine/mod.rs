@@ -19,6 +19,7 @@ mod reconciler;
 mod retry;
 pub mod schedule;
 mod signals;
+mod trace;
 mod vitals;
 mod waiting;
 mod worker;

@@ -4,6 +4,7 @@
 use std::{future::Future, pin::pin, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
+use tracing::Instrument;
 
 use super::{
     EngineBuilder, EngineError, Parts,
@@ -257,8 +258,9 @@ impl Worker {
         stop: impl Future<Output = ()>,
     ) -> Result<Tally, StoreError> {
         let claimer = self.register().await?;
+        let log = tracing::info_span!("executor", executor = claimer.executor_id);
         let mut life = Incarnation::new(claimer, budget.jobs);
-        let over = self.work(&mut life, budget, stop).await;
+        let over = self.work(&mut life, budget, stop).instrument(log).await;
         let (deadline, charge) = match over {
             Over::Done => (Instant::now(), Charge::Nothing),
             // What did not reach a boundary in a whole invocation may never do so: it counts, so that it is given up one day.

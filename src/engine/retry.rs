@@ -6,7 +6,7 @@ use std::{future::Future, time::Duration};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{context::Context, error::WorkflowError};
-use crate::store::backend::jitter;
+use crate::{store::backend::jitter, telemetry::instruments::RETRIES};
 
 /// How a step is tried again.
 #[derive(Debug, Clone, Copy)]
@@ -70,6 +70,9 @@ impl Context {
             loop {
                 let executed = self
                     .execute(&call, None, || async {
+                        if attempt > 1 {
+                            RETRIES.add(&[name], 1);
+                        }
                         Ok((body(attempt).await?, Vec::new()))
                     })
                     .await;

@@ -105,6 +105,7 @@ impl Context {
                 .map_or("null", |(_, message)| message.as_str())
                 .to_owned();
             let value = decode_text(&text)?;
+            self.received_from(&text);
             let output = self.output(&call, Some(text));
             self.with_outbox(|outbox| {
                 outbox

@@ -14,6 +14,7 @@ use tokio::{
     task::{JoinHandle, JoinSet},
     time::Instant,
 };
+use tracing::Instrument;
 
 use super::{
     EngineOptions,
@@ -26,18 +27,22 @@ use super::{
     pace::{Pace, Phase},
     reconciler::Reconciler,
     signals::{ANY_QUEUE, Hints, Signals},
+    trace::waited_for,
     vitals::Vitals,
     workflow::Registry,
 };
-use crate::store::{
-    Database, StoreError,
-    backend::{jitter, retrying},
-    cancellations,
-    claims::{self, Charge, Claimed, Claimer},
-    executors::{self, Pulse},
-    queue_settings,
-    turns::Turn,
-    workflows::{self, StepRow},
+use crate::{
+    store::{
+        Database, StoreError,
+        backend::{jitter, retrying},
+        cancellations,
+        claims::{self, Charge, Claimed, Claimer},
+        executors::{self, Pulse},
+        queue_settings,
+        turns::Turn,
+        workflows::{self, StepRow},
+    },
+    telemetry::instruments::{CLAIMS, EXECUTIONS, RECOVERIES, WAIT_SECONDS},
 };
 
 /// How often the heart beats; with nothing to do it is all that the database hears.
@@ -110,7 +115,8 @@ impl Worker {
                 }
             };
             let mut life = Incarnation::new(claimer, None);
-            self.live(&mut life).await;
+            let log = tracing::info_span!("executor", executor = life.claimer.executor_id);
+            self.live(&mut life).instrument(log).await;
             if *phase.borrow() == Phase::Stopping {
                 let deadline = Instant::now() + self.options.grace;
                 self.end(life, deadline, Charge::Nothing).await;
@@ -245,7 +251,9 @@ impl Worker {
             || life.last_sweep.elapsed() >= Duration::from_millis(expiry.unsigned_abs())
         {
             life.last_sweep = Instant::now();
-            if executors::bury_expired(&self.db, expiry).await? > 0 {
+            let taken_over = executors::bury_expired(&self.db, expiry).await?;
+            RECOVERIES.add(&["expired"], taken_over);
+            if taken_over > 0 {
                 self.signals.due();
             }
             self.release_unheld(life).await?;
@@ -327,8 +335,9 @@ impl Worker {
         };
         if !unheld.is_empty() {
             let tx = self.db.begin().await?;
-            claims::release(&tx, &unheld, Charge::UnlessProgress).await?;
+            let released = claims::release(&tx, &unheld, Charge::UnlessProgress).await?;
             tx.commit().await?;
+            RECOVERIES.add(&["unheld"], released);
             self.signals.due();
         }
         life.suspect = false;
@@ -371,6 +380,7 @@ impl Worker {
             life.tally.claimed += 1;
             life.jobs_left = life.jobs_left.map(|left| left.saturating_sub(1));
             self.vitals.one_more();
+            EXECUTIONS.add(&[], 1);
             let slot = Slot {
                 running: Arc::clone(&life.running),
                 signals: Arc::clone(&self.signals),
@@ -378,6 +388,15 @@ impl Worker {
                 id: id.clone(),
                 limited: life.limited.get(&claimed.workflow.queue_name).cloned(),
             };
+            measure(&claimed, self.clock.now());
+            let log = tracing::info_span!(
+                "workflow",
+                workflow = id,
+                executor = life.claimer.executor_id,
+                run = tracing::field::Empty,
+                trace_id = tracing::field::Empty,
+                span_id = tracing::field::Empty
+            );
             let steps = recorded.remove(&id).unwrap_or_default();
             let context = Context::new(
                 claimed,
@@ -389,7 +408,8 @@ impl Worker {
                 self.options.app_version.clone(),
             );
             let committer = self.committer.clone();
-            life.tasks.spawn(async move {
+            let executor = life.claimer.executor_id.clone();
+            let execution = async move {
                 let ended = drive(workflow.as_ref(), &context, &committer).await;
                 tracing::debug!(workflow = context.workflow_id(), ?ended, "left");
                 if ended == Ended::Stopped {
@@ -398,9 +418,13 @@ impl Worker {
                         "stopped: cancelled, or claimed by another process"
                     );
                 }
+                context
+                    .spans
+                    .ended(&context.claimed.workflow, &executor, ended);
                 drop(slot);
                 ended
-            });
+            };
+            life.tasks.spawn(execution.instrument(log));
         }
         Ok(())
     }
@@ -445,6 +469,16 @@ impl Incarnation {
     }
 }
 
+/// Counts a claim, and the wait that it ends.
+fn measure(claimed: &Claimed, now: i64) {
+    let workflow = &claimed.workflow;
+    let origin = if workflow.woken { "woken" } else { "queued" };
+    CLAIMS.add(&[&workflow.queue_name, origin], 1);
+    if let Some(since) = workflow.waiting_since {
+        WAIT_SECONDS.observe_ms(&[waited_for(workflow)], now - since);
+    }
+}
+
 fn hints_of(pulse: &Pulse) -> Hints {
     let queues = if pulse.queued {
         [ANY_QUEUE.to_owned()].into()
@@ -475,6 +509,7 @@ impl Drop for Slot {
             .unwrap_or_else(PoisonError::into_inner)
             .remove(&self.id);
         self.vitals.one_less();
+        EXECUTIONS.add(&[], -1);
         self.signals.ended(self.limited.as_deref());
     }
 }

@@ -3,13 +3,16 @@
 use serde_json::{Map, Value, json};
 
 use super::{IntentError, Product};
-use crate::store::{
-    backend::retrying,
-    checkpoints::{Message, insert_messages},
-    entity::{plan_approvals, runs},
-    intents, runs as run_rows,
-    status::RunStatus,
-    waits,
+use crate::{
+    store::{
+        backend::retrying,
+        checkpoints::{Message, insert_messages},
+        entity::{plan_approvals, runs},
+        intents, runs as run_rows,
+        status::RunStatus,
+        waits,
+    },
+    telemetry::spans,
 };
 
 /// The topic on which a run waits for its approval.
@@ -63,12 +66,16 @@ impl Product {
         let counted = retrying(|| async {
             let tx = self.db().begin().await?;
             let counted = run_rows::approve(&tx, row.clone()).await?;
-            let text = json!({"approvedBy": counted.approved_by, "notes": counted.notes, "approvedAt": counted.approved_at}).to_string();
+            let mut text = json!({"approvedBy": counted.approved_by, "notes": counted.notes, "approvedAt": counted.approved_at});
+            // The wait that this ends links to the request that ended it.
+            if let Some(request) = spans::current() {
+                text["traceparent"] = request.to_string().into();
+            }
             let message = Message {
                 id: format!("{}:{APPROVAL_TOPIC}", run.id),
                 destination: run.workflow_id.clone(),
                 topic: APPROVAL_TOPIC.into(),
-                message: text,
+                message: text.to_string(),
             };
             insert_messages(&tx, std::iter::once(&message)).await?;
             tx.commit().await?;

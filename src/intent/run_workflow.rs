@@ -11,7 +11,7 @@ use super::{
     rows::{self, Artifact, NO_TASK, NONE_IDX, Payload, PlannerCall, StepRun},
     start::Intent,
     task_workflow::{OnCancel, TaskInput, TaskOutput, TaskWorkflow, task_key},
-    trace::new_span,
+    trace::{run_span, span_of_run, step_span},
 };
 use crate::{
     config::Config,
@@ -19,6 +19,7 @@ use crate::{
     planner::{self, CallKind, Decision, JobInputs, PlanRequest, PlannerKind},
     sandbox::ErrorCode,
     store::{Database, app_rows::Row, entity::recipes, planner_calls, status::RunStatus},
+    telemetry::spans::{self, Span, TraceContext, TraceId, at_ms},
 };
 
 /// The product steps, in order.
@@ -51,6 +52,16 @@ pub(super) struct RunInput {
     cancel: OnCancel,
     workload: Workload,
     trace_id: String,
+    /// The span of the request that started it, as W3C's `traceparent`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    caller: Option<String>,
+    /// Whether its spans are exported; runs of earlier versions do not say.
+    #[serde(default = "exported")]
+    sampled: bool,
+}
+
+fn exported() -> bool {
+    true
 }
 
 impl RunInput {
@@ -73,6 +84,18 @@ impl RunInput {
             cancel: OnCancel::of_recipe(&recipe.cancel),
             workload,
             trace_id: trace.trace_id.clone(),
+            caller: trace.caller.clone(),
+            sampled: trace.sampled,
+        }
+    }
+
+    /// The span of `run`, which is the one that was started with this or a fork of it.
+    fn trace(&self, run: &str) -> TraceContext {
+        let trace_id = TraceId::parse(&self.trace_id).unwrap_or_else(TraceId::random);
+        TraceContext {
+            trace_id,
+            span_id: run_span(trace_id, run),
+            sampled: self.sampled,
         }
     }
 
@@ -93,6 +116,9 @@ impl RunInput {
 #[serde(rename_all = "camelCase")]
 struct Done<T> {
     started_at: i64,
+    /// Absent from what earlier versions recorded.
+    #[serde(default)]
+    finished_at: Option<i64>,
     value: T,
 }
 
@@ -119,24 +145,45 @@ impl Workflow for RunWorkflow {
     type Output = Value;
 
     async fn run(&self, ctx: &Context, input: RunInput) -> Result<Value, WorkflowError> {
+        let trace = input.trace(ctx.workflow_id());
+        ctx.traced(trace);
+        tracing::Span::current().record("run", ctx.workflow_id());
         // Also after a resume: what an end has written is taken back.
         ctx.project([rows::run_update(
             ctx.workflow_id(),
             now(),
             json!({"status": RunStatus::Running, "next_action": null, "error": null, "ended_at": null}),
         )]);
-        let outcome = self.execute(ctx, &input).await;
+        let outcome = self.execute(ctx, &input, trace).await;
+        match &outcome {
+            Ok(_) => tracing::debug!("the run succeeds"),
+            Err(error) => tracing::warn!(code = error.code(), "the run fails"),
+        }
         ctx.project([end_of_run(ctx.workflow_id(), &outcome)]);
+        if spans::wanted() {
+            let mut span = span_of_run(trace, input.caller.as_deref(), ctx.created_at())
+                .with("stepwell.run.id", ctx.workflow_id())
+                .with("stepwell.intent.id", input.intent_id.as_str())
+                .with("stepwell.recipe", input.recipe_name.as_str());
+            span.error = outcome.as_ref().err().map(|e| e.code().to_owned());
+            ctx.span(span);
+        }
         outcome
     }
 }
 
 impl RunWorkflow {
-    async fn execute(&self, ctx: &Context, input: &RunInput) -> Result<Value, WorkflowError> {
+    async fn execute(
+        &self,
+        ctx: &Context,
+        input: &RunInput,
+        trace: TraceContext,
+    ) -> Result<Value, WorkflowError> {
         let mut steps = Steps {
             ctx,
-            trace_id: &input.trace_id,
+            trace,
             previous: 0,
+            work_since: None,
         };
         let request = &input.plan_request();
         let _plan: Value = steps
@@ -204,7 +251,9 @@ impl RunWorkflow {
                 Ok((decision, rows))
             })
             .await?;
-        let tasks = self.fan_out(ctx, input, &decision).await?;
+        // The tasks are the step's work: its span begins where the decision's ended, its row with the merge.
+        let execution = trace.at(step_span(trace.trace_id, ctx.workflow_id(), EXECUTE));
+        let tasks = self.fan_out(ctx, input, &decision, execution).await?;
         let merged = steps
             .step(
                 EXECUTE,
@@ -235,6 +284,7 @@ impl RunWorkflow {
         ctx: &Context,
         input: &RunInput,
         decision: &Decision,
+        execution: TraceContext,
     ) -> Result<Vec<TaskOutput>, WorkflowError> {
         let commands = decision.commands();
         let exceeded = |message: String| WorkflowError::new("workload_exceeded", message);
@@ -284,6 +334,7 @@ impl RunWorkflow {
                     declared: job.timeout_ms.is_some(),
                     sandbox: input.sandbox.clone(),
                     cancel: input.cancel,
+                    traceparent: Some(execution.to_string()),
                 };
                 children.push(
                     ctx.start_child::<TaskWorkflow>(
@@ -346,8 +397,10 @@ impl RunWorkflow {
 /// The product steps of one run: each leaves its `run_steps` row, later than the one before.
 struct Steps<'a> {
     ctx: &'a Context,
-    trace_id: &'a str,
+    trace: TraceContext,
     previous: i64,
+    /// When the work of the next step began, if that was before its body: epoch milliseconds.
+    work_since: Option<i64>,
 }
 
 impl Steps<'_> {
@@ -363,26 +416,42 @@ impl Steps<'_> {
         Fut: Future<Output = Result<(T, Vec<Row>), StepFailure>> + Send,
     {
         let run = self.ctx.workflow_id();
-        let (previous, trace_id) = (self.previous, self.trace_id);
-        let created_at = self.ctx.created_at();
+        let (ctx, trace, previous) = (self.ctx, self.trace, self.previous);
+        let (span_id, work_since) = (
+            step_span(trace.trace_id, run, step),
+            self.work_since.filter(|_| step == EXECUTE),
+        );
+        let created_at = ctx.created_at();
         let done: Done<T> = self
             .ctx
             .step_with_rows(step, move || async move {
                 let started_at = now().max(previous + 1);
+                tracing::Span::current().record("span_id", tracing::field::display(span_id));
                 let outcome = body(started_at).await;
+                tracing::debug!(ok = outcome.is_ok(), "the step's body has run");
                 let finished_at = now().max(started_at);
                 let row = |error: Option<String>| {
                     rows::step_run(&StepRun {
                         run,
                         step,
                         phase,
-                        trace_id,
-                        span_id: &new_span(),
+                        trace_id: &trace.trace_id.to_string(),
+                        span_id: &span_id.to_string(),
                         started_at,
                         finished_at,
                         error,
                     })
                 };
+                if spans::wanted() {
+                    let began = at_ms(work_since.unwrap_or(started_at).min(started_at));
+                    let mut span = Span::below(trace, span_id, step, began)
+                        .with("stepwell.run.id", run)
+                        .with("stepwell.step.id", step)
+                        .with("stepwell.step.name", phase);
+                    let error = outcome.as_ref().err();
+                    span.error = error.map(|failure| failure.error.code().to_owned());
+                    ctx.step_span(span);
+                }
                 let reached = |columns: Value| rows::run_update(run, finished_at, columns);
                 match outcome {
                     Ok((value, mut rows)) => {
@@ -393,7 +462,12 @@ impl Steps<'_> {
                             json!({"last_step": step})
                         };
                         rows.extend([row(None), reached(started)]);
-                        Ok((Done { started_at, value }, rows))
+                        let done = Done {
+                            started_at,
+                            finished_at: Some(finished_at),
+                            value,
+                        };
+                        Ok((done, rows))
                     }
                     Err(mut failure) => {
                         failure.rows.extend([
@@ -406,6 +480,7 @@ impl Steps<'_> {
             })
             .await?;
         self.previous = done.started_at;
+        self.work_since = done.finished_at;
         Ok(done.value)
     }
 }

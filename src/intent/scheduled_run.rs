@@ -80,7 +80,7 @@ impl ScheduledRun {
         };
         let checked =
             CheckedRun::new(&self.db, self.partition_required, &intent.inputs, &request).await?;
-        let trace = Trace::begin(None, None);
+        let trace = Trace::begin(&intent.id, None, None);
         let input = checked.input(&intent, &trace);
         let run = checked.model(&request, trace, intent.created_at);
         let encode = |map: &Map<String, Value>| canonical_json(&Value::Object(map.clone()));

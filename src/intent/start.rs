@@ -221,7 +221,7 @@ impl Product {
             return self.again(run, &sent);
         }
         self.backlog.take(self.db()).await?;
-        let trace = Trace::begin(request.trace_id.as_deref(), traceparent);
+        let trace = Trace::begin(&intent.id, request.trace_id.as_deref(), traceparent);
         let input = checked.input(&intent, &trace);
         let options = StartOptions {
             id: Some(intent.id.clone()),

@@ -1,6 +1,9 @@
 //! Owns the workflow of a task: one command in a sandbox, tried again when the infrastructure failed.
 
-use std::{io, time::Duration};
+use std::{
+    io,
+    time::{Duration, SystemTime},
+};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
@@ -14,6 +17,7 @@ use super::{
     run_workflow::now,
     task_artifacts::{artifacts, keep},
     task_output::Recorder,
+    trace::attempt_span,
 };
 use crate::{
     canonical::{canonical_json, sha256_hex},
@@ -22,12 +26,18 @@ use crate::{
     planner::{InputContent, InputLimits, JobInputs},
     sandbox::{ErrorCode, FileContent, FileIn, Finished, Limits, Sandbox, SandboxRequest},
     store::{Database, app_rows::Row, intents},
+    telemetry::{
+        instruments::RETRIES,
+        spans::{self, Span, TraceContext},
+    },
 };
 
 /// Executions of a task, the first one included.
 const ATTEMPTS: u32 = 3;
 /// The pause before the second attempt; it doubles.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// What the records of a task's attempts are called.
+const TASK_STEP: &str = "ExecuteTask";
 /// Pieces of output on their way from the sandbox to the stream; who stores them slowly slows the command.
 const PIECES: usize = 16;
 
@@ -48,6 +58,9 @@ pub(super) struct TaskInput {
     pub(super) sandbox: String,
     #[serde(default)]
     pub(super) cancel: OnCancel,
+    /// The span of the step that it is a part of, as W3C's `traceparent`; tasks of earlier versions have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) traceparent: Option<String>,
 }
 
 impl TaskInput {
@@ -142,6 +155,11 @@ impl Workflow for TaskWorkflow {
         if task.cancel == OnCancel::Kill {
             ctx.stop_at_once_when_cancelled();
         }
+        let step = task.traceparent.as_deref().and_then(TraceContext::parse);
+        if let Some(step) = step {
+            ctx.traced(step);
+        }
+        tracing::Span::current().record("run", &task.run_id);
         let mut attempt = 1;
         let mut pause = FIRST_PAUSE;
         let longest = task
@@ -149,7 +167,14 @@ impl Workflow for TaskWorkflow {
             .then(|| Duration::from_millis(task.timeout_ms));
         loop {
             let output: TaskOutput = ctx
-                .step_lasting("ExecuteTask", longest, || self.attempt(ctx, &task, attempt))
+                .step_lasting(TASK_STEP, longest, || async {
+                    let began = SystemTime::now();
+                    let done = self.attempt(ctx, &task, attempt).await;
+                    if let Some(step) = step.filter(|_| spans::wanted()) {
+                        ctx.step_span(span_of_attempt(&task, step, began, attempt, &done));
+                    }
+                    done
+                })
                 .await?;
             if !output.err_code.is_retryable() || attempt >= ATTEMPTS {
                 return Ok(output);
@@ -169,6 +194,9 @@ impl TaskWorkflow {
         task: &TaskInput,
         attempt: u32,
     ) -> Result<(TaskOutput, Vec<Row>), StepFailure> {
+        if attempt > 1 {
+            RETRIES.add(&[TASK_STEP], 1);
+        }
         let request = self.request(task).await?;
         let sandbox = if task.sandbox == "local" {
             &self.sandboxes.local
@@ -292,6 +320,35 @@ impl TaskWorkflow {
             }
         })
     }
+}
+
+fn span_of_attempt(
+    task: &TaskInput,
+    step: TraceContext,
+    began: SystemTime,
+    attempt: u32,
+    done: &Result<(TaskOutput, Vec<Row>), StepFailure>,
+) -> Span {
+    let span_id = attempt_span(step.trace_id, &task.task_key, attempt);
+    let mut span = Span::below(step, span_id, "task", began)
+        .with("stepwell.run.id", task.run_id.as_str())
+        .with("stepwell.task.key", task.task_key.as_str())
+        .with(
+            "stepwell.task.ordinal",
+            i64::try_from(task.ordinal).unwrap_or(i64::MAX),
+        )
+        .with("stepwell.task.attempt", i64::from(attempt));
+    span.error = match done {
+        Ok((output, _)) if output.err_code == ErrorCode::None => None,
+        Ok((output, _)) => Some(output.err_code.as_str().to_owned()),
+        Err(failure) => Some(failure.error.code().to_owned()),
+    };
+    if let Ok((output, _)) = done
+        && let Some(exit) = output.exit
+    {
+        span = span.with("stepwell.task.exit", i64::from(exit));
+    }
+    span
 }
 
 fn limits(asked: &InputLimits) -> Limits {

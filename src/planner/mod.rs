@@ -7,7 +7,10 @@ use serde_json::{Map, Value, json};
 
 pub use inputs::{InputContent, InputError, InputFile, InputLimits, JobInputs};
 
-use crate::canonical::{canonical_json, sha256_hex};
+use crate::{
+    canonical::{canonical_json, sha256_hex},
+    redact::hide_values,
+};
 
 /// Who plans the runs of a recipe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -212,11 +215,17 @@ fn quoted(text: &str) -> String {
 
 /// What makes two calls the same call.
 pub fn request_hash(kind: CallKind, request: &PlanRequest) -> String {
-    sha256_hex(canonical_json(&request_document(kind, request)).as_bytes())
+    sha256_hex(canonical_json(&whole_request(kind, request)).as_bytes())
 }
 
-/// A call as it is stored.
+/// A call as it is stored: without the values of variables, which may be secrets and are in the intent.
 pub fn request_document(kind: CallKind, request: &PlanRequest) -> Value {
+    let mut document = whole_request(kind, request);
+    hide_values(&mut document, "/inputs/env");
+    document
+}
+
+fn whole_request(kind: CallKind, request: &PlanRequest) -> Value {
     json!({
         "kind": kind, "goal": request.goal, "inputs": request.inputs, "constraints": request.constraints,
         "recipe": request.recipe_name, "recipeVersion": request.recipe_version,

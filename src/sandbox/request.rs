@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use tokio::io::AsyncRead;
 
 use super::limits::Limits;
+use crate::redact::hide_values;
 
 /// How a task ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -111,7 +112,7 @@ impl SandboxRequest {
         }
     }
 
-    /// The request as a document, without the contents of files.
+    /// The request as a document, without the contents of files and the values of variables, which may be secrets.
     pub fn describe(&self) -> Value {
         let files: Vec<Value> = self
             .files_in
@@ -125,6 +126,7 @@ impl SandboxRequest {
         if let Some(workdir) = &self.workdir {
             document["workdir"] = json!(workdir);
         }
+        hide_values(&mut document, "/env");
         document
     }
 }

@@ -203,6 +203,31 @@ impl Database {
         }
     }
 
+    /// How far the pools are used.
+    pub fn pool_use(&self) -> Vec<PoolUse> {
+        let size = |idle: usize| u32::try_from(idle).unwrap_or(u32::MAX);
+        if self.is_sqlite() {
+            let pools = [("reader", &self.reader), ("writer", &self.writer)];
+            let used = pools.map(|(name, connection)| {
+                let pool = connection.get_sqlite_connection_pool();
+                PoolUse {
+                    name,
+                    open: pool.size(),
+                    idle: size(pool.num_idle()),
+                    most: pool.options().get_max_connections(),
+                }
+            });
+            return used.into();
+        }
+        let pool = self.reader.get_postgres_connection_pool();
+        vec![PoolUse {
+            name: "postgres",
+            open: pool.size(),
+            idle: size(pool.num_idle()),
+            most: pool.options().get_max_connections(),
+        }]
+    }
+
     /// The pool, for `LISTEN`; none on SQLite.
     pub fn postgres_pool(&self) -> Option<&sqlx::PgPool> {
         (!self.is_sqlite()).then(|| self.reader.get_postgres_connection_pool())
@@ -213,6 +238,19 @@ impl Database {
         self.is_sqlite()
             .then(|| self.reader.get_sqlite_connection_pool())
     }
+}
+
+/// How far a pool is used.
+#[derive(Debug, Clone, Copy)]
+pub struct PoolUse {
+    /// Which.
+    pub name: &'static str,
+    /// Connections that are open.
+    pub open: u32,
+    /// Those of them that nobody uses.
+    pub idle: u32,
+    /// Connections that there may be.
+    pub most: u32,
 }
 
 /// The file of a `sqlite:` URL; none for a database in memory.

@@ -34,6 +34,10 @@ pub struct Candidate {
     pub created_at: i64,
     /// Whether it was suspended, rather than queued.
     pub woken: bool,
+    /// Since when it was suspended, epoch milliseconds.
+    pub waiting_since: Option<i64>,
+    /// The conditions that it waited for, JSON text.
+    pub waited_for: Option<String>,
 }
 
 impl Candidate {
@@ -62,10 +66,15 @@ pub(super) const SUSPENDED: &str = "s.status = 'PENDING' AND s.owner_xid IS NULL
 const INPUT: &str = "LEFT JOIN \"dbos\".workflow_input i ON i.workflow_uuid = s.workflow_uuid";
 
 fn candidate_columns(woken: bool) -> String {
+    let wait = if woken {
+        "w.created_at AS waiting_since, w.conditions AS waited_for"
+    } else {
+        "CAST(NULL AS bigint) AS waiting_since, CAST(NULL AS text) AS waited_for"
+    };
     format!(
         "SELECT s.workflow_uuid, s.name, s.queue_name, s.queue_partition_key, s.priority, \
          COALESCE(s.recovery_attempts, 0) AS recovery_attempts, COALESCE(i.inputs, s.inputs) AS inputs, s.parent_workflow_id, s.created_at, \
-         {woken} AS woken"
+         {woken} AS woken, {wait}"
     )
 }
 

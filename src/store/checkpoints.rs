@@ -127,6 +127,17 @@ pub enum Verdict {
     Lost,
 }
 
+impl Verdict {
+    /// In a word, for telemetry.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Go => "go",
+            Self::KeptStop => "kept",
+            Self::Lost => "lost",
+        }
+    }
+}
+
 /// Commits `members` in one transaction and answers each one's verdict, in order.
 ///
 /// # Errors

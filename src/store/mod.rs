@@ -14,6 +14,7 @@ pub mod entity;
 pub mod error;
 pub mod executors;
 pub mod explain;
+pub mod gauges;
 pub mod intents;
 mod looks;
 pub mod marks;

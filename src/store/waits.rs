@@ -51,6 +51,29 @@ pub enum Condition {
     },
 }
 
+/// What conditions are called. Of several, the first in this list says what a workflow waits for: the time beside a message is only its end.
+pub const KINDS: [&str; 5] = ["children", "message", "event", "mismatch", "time"];
+/// What a workflow waits for that was handed back.
+pub const NOTHING: &str = "nothing";
+
+impl Condition {
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Time { .. } => "time",
+            Self::Message { .. } => "message",
+            Self::Event { .. } => "event",
+            Self::Children { .. } => "children",
+            Self::Mismatch { .. } => "mismatch",
+        }
+    }
+}
+
+/// What the conditions of a row say that its workflow waits for.
+pub fn kind_of(conditions: &str) -> &'static str {
+    let written = |kind: &&str| conditions.contains(&format!("\"kind\":\"{kind}\""));
+    KINDS.into_iter().find(written).unwrap_or(NOTHING)
+}
+
 /// What a workflow that suspends leaves behind.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Wait {
@@ -62,6 +85,12 @@ impl Wait {
     /// A wait that is due now.
     pub fn due_now() -> Self {
         Self::default()
+    }
+
+    /// What the workflow waits for.
+    pub fn kind(&self) -> &'static str {
+        let has = |kind: &&str| self.conditions.iter().any(|c| c.kind() == *kind);
+        KINDS.into_iter().find(has).unwrap_or(NOTHING)
     }
 
     /// The earliest time among the conditions, epoch milliseconds.
@@ -202,11 +231,14 @@ mod tests {
             ],
         };
         assert_eq!(wait.due_at(), Some(4));
+        assert_eq!(wait.kind(), "message");
     }
 
     #[test]
     fn conditions_are_written_as_the_sql_reads_them() {
         let written = serde_json::to_string(&[Condition::Children { low: 4, high: 9 }]).unwrap();
         assert_eq!(written, r#"[{"kind":"children","low":4,"high":9}]"#);
+        assert_eq!(kind_of(&written), "children");
+        assert_eq!(kind_of("[]"), NOTHING);
     }
 }

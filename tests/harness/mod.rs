@@ -29,6 +29,7 @@ mod http;
 mod lab;
 mod mise;
 mod oracle;
+pub(crate) mod otlp;
 mod product;
 mod random;
 mod raw;

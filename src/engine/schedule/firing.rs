@@ -18,6 +18,7 @@ use crate::{
         schedules::{self, Left, Overlap, ScheduleRow, ScheduleStatus},
         workflows::{self, INTERNAL_QUEUE, NewWorkflow},
     },
+    telemetry::instruments::SCHEDULE_LAG,
 };
 
 /// How soon a slot that waits for what runs is looked at again.
@@ -122,6 +123,9 @@ async fn fire(
     write(&tx, row, &standing, &decision).await?;
     tx.commit().await?;
     reached(Point::AfterFire, name);
+    for slot in &decision.fire {
+        SCHEDULE_LAG.observe_ms(&[], row.now - slot);
+    }
     for skipped in &decision.skipped {
         tracing::info!(
             schedule = name,

@@ -12,7 +12,7 @@ use crate::{
         IntentError, Product, ids,
         run_workflow::{GATE, PRODUCT_STEPS, RunWorkflow},
         task_workflow::TaskWorkflow,
-        trace::new_span,
+        trace::span_of_copy,
     },
     store::{
         StoreError,
@@ -282,7 +282,7 @@ pub(super) fn run_of_copy(
         error: None,
         output: None,
         retry_count: run.retry_count + retries,
-        span_id: new_span(),
+        span_id: span_of_copy(&run.trace_id, id),
         forked_from: Some(run.id),
         created_at: now,
         updated_at: now,

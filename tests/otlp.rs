@@ -1,0 +1,302 @@
+//! OTLP: a run's spans and logs reach a receiver with the ids that its rows say, across a crash; a receiver that is required and does not answer
+//! stops the start; one that misbehaves costs no run anything.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod harness;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use harness::otlp::{Manners, Received, Receiver, attribute, hex};
+use harness::*;
+use opentelemetry_proto::tonic::trace::v1::Span;
+use serde_json::json;
+
+const DEADLINE: Duration = Duration::from_secs(60);
+const CALLER: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+/// Batches that leave at once, and everything that is said.
+const AT_ONCE: [(&str, &str); 4] = [
+    ("OTEL_BSP_SCHEDULE_DELAY", "50"),
+    ("OTEL_BLRP_SCHEDULE_DELAY", "50"),
+    ("OTEL_METRIC_EXPORT_INTERVAL", "200"),
+    ("RUST_LOG", "info,stepwell=debug"),
+];
+
+/// The environment of a process that exports to `base`, and `more`.
+fn exporting<'a>(base: &'a str, more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
+    let mut env = vec![("OTEL_EXPORTER_OTLP_ENDPOINT", base)];
+    env.extend(AT_ONCE);
+    env.extend(more);
+    env
+}
+
+/// Starts a golden run as `CALLER`'s request.
+async fn start_as_caller(server: &Server) -> String {
+    let intent = server.create_intent("traced", json!({})).await;
+    let answer = reqwest::Client::new()
+        .post(format!("{}/api/runs", server.base()))
+        .header("traceparent", CALLER)
+        .header("content-type", "application/json")
+        .body(Server::start_request(&intent, "sandbox-default").to_string())
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(answer.status(), 202);
+    intent
+}
+
+/// The spans of one trace by name, once `wanted` have arrived.
+async fn spans_of(
+    receiver: &Receiver,
+    trace_id: &str,
+    wanted: &[&str],
+) -> BTreeMap<String, Vec<Span>> {
+    eventually(
+        DEADLINE,
+        &format!("spans {wanted:?} of {trace_id} arrive"),
+        || async {
+            let mut found: BTreeMap<String, Vec<Span>> = BTreeMap::new();
+            for span in &receiver.received().spans {
+                if hex(&span.trace_id) == trace_id {
+                    found
+                        .entry(span.name.clone())
+                        .or_default()
+                        .push(span.clone());
+                }
+            }
+            let complete = wanted.iter().all(|name| found.contains_key(*name));
+            if complete {
+                Ok(found)
+            } else {
+                Err(format!("{:?}", found.keys()))
+            }
+        },
+    )
+    .await
+}
+
+fn ids(spans: &[Span]) -> BTreeSet<String> {
+    spans.iter().map(|span| hex(&span.span_id)).collect()
+}
+
+async fn value_of(server: &Server, metric: &str) -> f64 {
+    let text = reqwest::get(format!("{}/metrics", server.admin_base()))
+        .await
+        .unwrap()
+        .text()
+        .await
+        .unwrap();
+    text.lines()
+        .filter(|line| line.starts_with(metric))
+        .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+        .sum()
+}
+
+on_both_databases! {
+    async fn a_run_is_one_trace_across_a_crash_with_the_ids_of_its_rows(stage: Stage) {
+        let receiver = Receiver::http(Manners::Takes).await;
+        let base = receiver.base();
+        let server = stage.serve_with(&exporting(&base, &[("OTEL_SERVICE_NAME", "lab"), ("EXECUTOR_EXPIRY_MS", "1000")])).await;
+
+        let run = start_as_caller(&server).await;
+        server.wait_next_action(&run, "APPROVE_PLAN").await;
+        let trace = "0af7651916cd43dd8448eb211c80319c";
+        spans_of(&receiver, trace, &["CompileST", "ApplyPatchST", "claim"]).await;
+        server.kill_9().await;
+        server.start_again().await;
+        server.approve(&run).await;
+        let header = server.wait_status(&run, "SUCCESS").await;
+
+        assert_eq!(header["traceId"], trace);
+        let wanted = ["run", "CompileST", "ApplyPatchST", "DecideST", "ExecuteST", "task", "claim", "commit", "wait", "POST /api/runs"];
+        let spans = spans_of(&receiver, trace, &wanted).await;
+        let root = &spans["run"][0];
+        let request = &spans["POST /api/runs"][0];
+        assert_eq!(hex(&root.span_id), header["spanId"].as_str().unwrap());
+        assert_eq!(root.parent_span_id, request.span_id);
+        assert_eq!(hex(&request.parent_span_id), "b7ad6b7169203331");
+
+        let rows = stage.sql(&format!("SELECT step_id, trace_id, span_id FROM app.run_steps WHERE run_id = '{run}'")).await;
+        assert_eq!(rows.len(), 4);
+        for row in &rows {
+            let step = row["step_id"].as_str().unwrap();
+            assert_eq!(row["trace_id"], trace);
+            assert_eq!(ids(&spans[step]), BTreeSet::from([row["span_id"].as_str().unwrap().to_owned()]), "{step}");
+            assert_eq!(spans[step][0].parent_span_id, root.span_id, "{step}");
+        }
+        let task = &spans["task"][0];
+        let execution = &spans["ExecuteST"][0];
+        assert_eq!(task.parent_span_id, execution.span_id);
+        assert!(execution.start_time_unix_nano <= task.start_time_unix_nano, "the step's span holds its tasks");
+        let wait = spans["wait"].iter().find(|span| attribute(&span.attributes, "stepwell.wait.kind") == "message");
+        let link = &wait.expect("the wait for the approval").links[0];
+        let approval = receiver.received().spans.iter().find(|span| span.name == "POST /api/runs/{wid}/approve-plan").cloned();
+        assert_eq!(link.span_id, approval.expect("the approval's request").span_id);
+
+        // Nothing was told twice under one id.
+        let received = receiver.received();
+        let all: Vec<String> = received.spans.iter().map(|span| hex(&span.span_id)).collect();
+        assert_eq!(all.len(), all.iter().collect::<BTreeSet<_>>().len());
+        assert!(received.resources.iter().any(|pair| pair == "service.name=lab"), "{:?}", received.resources);
+    }
+
+    async fn logs_and_metrics_reach_the_receiver_and_logs_know_their_run(stage: Stage) {
+        let receiver = Receiver::http(Manners::Takes).await;
+        let base = receiver.base();
+        let server = stage.serve_with(&exporting(&base, &[])).await;
+
+        let run = server.start_golden_run().await;
+        server.approve(&run).await;
+        let header = server.wait_status(&run, "SUCCESS").await;
+
+        let (trace, compile) = (header["traceId"].as_str().unwrap(), server.steps(&run).await[0]["spanId"].clone());
+        eventually(DEADLINE, "the log record of a step and the metrics arrive", || async {
+            let Received { logs, metrics, .. } = &*receiver.received();
+            let of_step = logs.iter().any(|log| {
+                hex(&log.trace_id) == trace
+                    && hex(&log.span_id) == compile.as_str().unwrap()
+                    && attribute(&log.attributes, "run") == run
+                    && attribute(&log.attributes, "step") == "CompileST"
+                    && !attribute(&log.attributes, "executor").is_empty()
+            });
+            let named: BTreeSet<&str> = metrics.iter().map(|metric| metric.name.as_str()).collect();
+            let measured = ["stepwell_queue_depth", "stepwell_claims_total", "stepwell_run_seconds"].iter().all(|name| named.contains(name));
+            if of_step && measured { Ok(()) } else { Err(format!("{of_step} {named:?} {} logs", logs.len())) }
+        })
+        .await;
+    }
+
+    async fn a_receiver_that_misbehaves_costs_no_run_anything_and_losses_are_counted(stage: Stage) {
+        let receiver = Receiver::http(Manners::Hangs).await;
+        let base = receiver.base();
+        let small = [("OTEL_BSP_MAX_QUEUE_SIZE", "8"), ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "4"), ("OTEL_EXPORTER_OTLP_TIMEOUT", "300")];
+        let server = stage.serve_with(&exporting(&base, &small)).await;
+
+        for manners in [Manners::Hangs, Manners::Answers(500), Manners::Answers(403), Manners::RejectsOne] {
+            receiver.behave(manners);
+            let before = value_of(&server, "stepwell_telemetry_dropped_total{signal=\"spans\"").await;
+            for _ in 0..3 {
+                let run = server.start_golden_run().await;
+                server.approve(&run).await;
+                let header = server.wait_status(&run, "SUCCESS").await;
+                assert!(header["error"].is_null(), "{header}");
+            }
+            eventually(DEADLINE, &format!("{manners:?}: losses are counted"), || async {
+                let now = value_of(&server, "stepwell_telemetry_dropped_total{signal=\"spans\"").await;
+                if now > before { Ok(()) } else { Err(now) }
+            })
+            .await;
+        }
+
+        receiver.behave(Manners::Takes);
+        let trace = server.header(&server.start_golden_run().await).await["traceId"].clone();
+        spans_of(&receiver, trace.as_str().unwrap(), &["claim"]).await;
+        assert!(server.terminate().await.success());
+    }
+
+    async fn a_required_receiver_that_is_no_use_stops_the_start_and_says_where_it_should_be(stage: Stage) {
+        stage.migrate().await;
+        let before = stage.row_counts().await;
+        let nobody = format!("http://127.0.0.1:{}", free_port());
+        let refusing = Receiver::http(Manners::Answers(404)).await;
+        let hanging = Receiver::http(Manners::Hangs).await;
+        let broken = Receiver::http(Manners::Answers(500)).await;
+
+        for base in [nobody, refusing.base(), hanging.base(), broken.base()] {
+            let env = [("OTLP_REQUIRED", "1"), ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", &base), ("OTEL_EXPORTER_OTLP_TIMEOUT", "500")];
+            let server = stage.spawn("serve", &env).await;
+            let status = server.wait_exit().await;
+            assert_eq!(status.code(), Some(78), "{}", server.log());
+            let endpoint = format!("{base}/v1/traces");
+            assert!(server.log().contains(&endpoint) && server.log().contains("OTLP_REQUIRED"), "{}", server.log());
+        }
+        assert_eq!(stage.row_counts().await, before);
+
+        let taking = Receiver::http(Manners::Takes).await;
+        let endpoint = format!("{}/v1/logs", taking.base());
+        let (base, required) = (taking.base(), ("OTLP_REQUIRED", "1"));
+        let env = [required, ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", &base), ("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", &endpoint)];
+        stage.serve_with(&env).await;
+        assert!(taking.received().requests >= 2);
+    }
+
+    async fn grpc_carries_all_three_signals_and_the_headers(stage: Stage) {
+        let receiver = Receiver::grpc(Manners::Takes).await;
+        let base = receiver.base();
+        let grpc = [("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"), ("OTLP_REQUIRED", "1"), ("OTEL_EXPORTER_OTLP_HEADERS", "x-team=blue%20one")];
+        let server = stage.serve_with(&exporting(&base, &grpc)).await;
+
+        let run = server.start_golden_run().await;
+        server.approve(&run).await;
+        let header = server.wait_status(&run, "SUCCESS").await;
+
+        spans_of(&receiver, header["traceId"].as_str().unwrap(), &["run", "task"]).await;
+        eventually(DEADLINE, "logs and metrics arrive", || async {
+            let received = receiver.received();
+            if received.logs.is_empty() || received.metrics.is_empty() { Err("not yet") } else { Ok(()) }
+        })
+        .await;
+        let headers = receiver.received().headers.clone();
+        for path in ["/v1/traces", "/v1/logs", "/v1/metrics"] {
+            assert!(headers.iter().any(|line| *line == format!("{path} x-team: blue one")), "{path}: {headers:?}");
+        }
+        assert_eq!(value_of(&server, "stepwell_telemetry_dropped_total").await, 0.0);
+
+        receiver.behave(Manners::Answers(503));
+        let refused = stage.spawn("serve", &exporting(&base, &grpc)).await;
+        assert_eq!(refused.wait_exit().await.code(), Some(78), "{}", refused.log());
+        assert!(refused.log().contains("gRPC status 14"), "{}", refused.log());
+    }
+
+    async fn a_command_tells_of_its_run_before_it_ends(stage: Stage) {
+        let receiver = Receiver::http(Manners::Takes).await;
+        let base = receiver.base();
+        let mut command = stage.command(&["run", "--id", "it_once", "--", "true"]);
+        let output = command.env("OTEL_EXPORTER_OTLP_ENDPOINT", &base).output().await.unwrap();
+        assert!(output.status.success(), "{output:?}");
+
+        let row = &stage.sql("SELECT trace_id, span_id FROM app.runs WHERE id = 'it_once'").await[0];
+        let received = receiver.received();
+        let root = received.spans.iter().find(|span| span.name == "run").expect("the run's span");
+        assert_eq!(hex(&root.trace_id), row["trace_id"].as_str().unwrap());
+        assert_eq!(hex(&root.span_id), row["span_id"].as_str().unwrap());
+    }
+
+    async fn lab_m_the_smoke_reaches_the_receivers_that_are_set_or_fails_hard(stage: Stage) {
+        if missing_tools(&["bash", "curl", "jq"]) {
+            return;
+        }
+        let smoke = async |base: &str| {
+            let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/otlp-smoke.sh");
+            let mut command = stage.tool(script);
+            command.env("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", base).env("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", base).env("OTLP_REQUIRED", "1");
+            command.env("STEPWELL_BIN", env!("CARGO_BIN_EXE_stepwell")).output().await.unwrap()
+        };
+        let receiver = Receiver::http(Manners::Takes).await;
+        let reached = smoke(&receiver.base()).await;
+        assert!(reached.status.success(), "{reached:?}");
+        assert!(receiver.received().spans.iter().any(|span| span.name == "run"));
+
+        let nobody = format!("http://127.0.0.1:{}", free_port());
+        let failed = smoke(&nobody).await;
+        assert_eq!(failed.status.code(), Some(78), "{failed:?}");
+        let said = String::from_utf8_lossy(&failed.stderr).into_owned();
+        assert!(said.contains(&nobody), "{said}");
+    }
+
+    async fn json_logs_are_one_document_a_line_and_know_their_run(stage: Stage) {
+        let server = stage.serve_with(&[("STEPWELL_LOG", "json"), ("RUST_LOG", "stepwell=debug")]).await;
+        let run = server.start_golden_run().await;
+        server.approve(&run).await;
+        let header = server.wait_status(&run, "SUCCESS").await;
+
+        let lines: Vec<serde_json::Value> = server.log().lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        let of_step = lines.iter().find(|line| line["step"] == "DecideST").expect("a line of a step");
+        assert_eq!(of_step["run"], run.as_str());
+        assert_eq!(of_step["traceId"], header["traceId"]);
+        assert!(of_step["executor"].is_string() && of_step["time"].is_string() && of_step["level"] == "DEBUG", "{of_step}");
+        // Only the greeting on standard output is for people.
+        let others: Vec<String> = server.log().lines().filter(|line| !line.starts_with('{')).map(str::to_owned).collect();
+        assert!(others.len() <= 5, "{others:?}");
+    }
+}
