@@ -66,7 +66,6 @@ pub async fn choose(
 ) -> Result<Choice, StoreError> {
     let mut choice = Choice {
         turn: turn.clone(),
-        blocked: allowance.wake < wish.slots || allowance.start < wish.slots,
         ..Choice::default()
     };
     let mut rooms = Rooms {
@@ -102,8 +101,12 @@ pub async fn choose(
                 .extend(lock_queued(tx, claimer, wish.queue, start).await?);
         }
     }
-    choice.more |= choice.candidates.len() as u64 == wish.slots;
-    choice.blocked |= rooms.most.is_some() && !rooms.live.is_empty();
+    let (chosen, woken) = (choice.candidates.len() as u64, choice.woken as u64);
+    choice.more |= chosen == wish.slots;
+    let used_up = |allowed: u64, used: u64| allowed < wish.slots && used >= allowed;
+    choice.blocked = used_up(allowance.wake, chosen)
+        || used_up(allowance.start, chosen - woken)
+        || (rooms.most.is_some() && !rooms.live.is_empty());
     Ok(choice)
 }
 
