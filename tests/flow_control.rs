@@ -66,7 +66,11 @@ fn register(builder: EngineBuilder) -> EngineBuilder {
 }
 
 async fn workers(stage: &Stage, count: usize, settings: &QueueSettings) -> Vec<Process> {
-    database(stage).await;
+    let db = database(stage).await;
+    // Here, so that a test can change them at once: a process makes them in its own time.
+    queue_settings::ensure(&db.write(), std::slice::from_ref(settings))
+        .await
+        .unwrap();
     let mut processes = Vec::new();
     for _ in 0..count {
         processes.push(Process::start(stage, vec![settings.clone()], register).await);
@@ -268,7 +272,7 @@ on_both_databases! {
         let settings = QueueSettings { concurrency: Some(1), rate_limit_max: Some(3), rate_limit_period_ms: Some(3_600_000), ..limits() };
         let processes = workers(&stage, 2, &settings).await;
         // More than a second, so that they suspend: three sleep at the same time where only one may run.
-        enqueue::<Sleeper>(processes[0].client(), &2_000, (0..5).map(|n| tenant(format!("sleeper-{n}"), "t"))).await;
+        enqueue::<Sleeper>(processes[0].client(), &6_000, (0..5).map(|n| tenant(format!("sleeper-{n}"), "t"))).await;
 
         eventually(DEADLINE, "three sleep at once", || async {
             let waits = stage.sql_count("SELECT count(*) FROM app.waits").await;

@@ -415,7 +415,7 @@ on_both_databases! {
         let server = stage.serve_with(&[("SBX_DEFAULT_NET", "false")]).await;
         let run = server
             .start_job(json!({
-                "command": "wc -c < in.bin; pwd | sed 's:.*/work/::'; ulimit -n; tail -n +3 /proc/net/dev | wc -l; echo kept > kept.txt; echo lost > lost.txt",
+                "command": "wc -c < in.bin; echo \"${PWD##*work/}\"; ulimit -n; tail -n +3 /proc/net/dev | wc -l; echo kept > kept.txt; echo lost > lost.txt",
                 "files": [{"path": "a/in.bin", "uri": "data:application/octet-stream;base64,AP8AAQ=="}],
                 "workdir": "a", "out": ["a/kept*"], "limits": {"openFiles": 99}
             }))
