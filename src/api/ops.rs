@@ -8,15 +8,15 @@ use super::{
     service::ApiService,
 };
 use crate::{
-    intent::{By, ForkRequest, StepSummary, WorkflowQuery, WorkflowSummary},
-    store::status::WorkflowStatus,
+    intent::{By, ForkRequest, StepSummary, WorkflowSummary},
+    store::{status::WorkflowStatus, workflows::WorkflowFilter},
 };
 
 pub(super) async fn list(
     service: &ApiService,
     query: ListWorkflowsQuery,
 ) -> Result<Page<models::WorkflowSummary>, ApiError> {
-    let query = WorkflowQuery {
+    let query = WorkflowFilter {
         status: query.status.map(status_of_wire),
         name: query.name,
         queue: query.queue,

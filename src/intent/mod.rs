@@ -33,8 +33,8 @@ pub use error::IntentError;
 pub use explain::{Explanation, Reason};
 pub use one_shot::OneShot;
 pub use ops::{
-    Accepted, Action, By, ForkRequest, Forked, Retried, StepSummary, WorkflowPage, WorkflowQuery,
-    WorkflowSummary, legal_step,
+    Accepted, Action, By, ForkRequest, Forked, Retried, StepSummary, WorkflowPage, WorkflowSummary,
+    legal_step,
 };
 pub use projector::project_drift;
 pub use read::{RunHeader, RunPage, RunQuery, RunStep, RunTask, RunView};

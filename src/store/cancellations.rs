@@ -11,15 +11,13 @@ use super::{
     backend::{self, Database, json_rows, retrying, statement},
     dialect::{Column, Dialect, dialect},
     error::StoreError,
+    status::UNFINISHED,
     waits,
     workflows::APPLICATION_NAME,
 };
 
 /// Workflows that one transaction cancels by their deadline, or whose foreign cancel it carries on, children not counted.
 const BATCH: u32 = 200;
-
-/// The statuses of a workflow that has not ended.
-const UNFINISHED: &str = "('ENQUEUED', 'DELAYED', 'PENDING')";
 
 /// A workflow that was cancelled.
 #[derive(Debug, Clone, PartialEq, Eq, FromQueryResult)]

@@ -28,6 +28,10 @@ pub struct Claimer {
     pub max_recovery_attempts: i64,
 }
 
+/// A claim `c` that is the one of its workflow `o`, for SQL: only such a claim counts against limits.
+pub(super) const LIVE_CLAIM: &str = "\"app\".claims c JOIN \"dbos\".workflow_status o ON o.workflow_uuid = c.workflow_id \
+     AND o.owner_xid = c.token AND o.status = 'PENDING'";
+
 /// A workflow that this process owns until the token is no longer in its row.
 #[derive(Debug, Clone)]
 pub struct Claimed {

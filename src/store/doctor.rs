@@ -9,6 +9,7 @@ use super::{
     backend::{Database, statement},
     dialect::dialect,
     error::StoreError,
+    status::{OPEN_RUN, UNFINISHED},
 };
 
 /// Rows that are shown of each finding; all are counted.
@@ -81,11 +82,8 @@ pub async fn examine(db: &Database, settings: Settings) -> Result<Diagnosis, Sto
         let sql = check
             .sql
             .replace("{ours}", "s.application_name = 'stepwell'")
-            .replace("{open}", "('ENQUEUED', 'DELAYED', 'PENDING')")
-            .replace(
-                "{open_run}",
-                "('queued', 'running', 'waiting_input', 'repairing')",
-            )
+            .replace("{open}", UNFINISHED)
+            .replace("{open_run}", OPEN_RUN)
             .replace(
                 "{steps}",
                 "('CompileST', 'ApplyPatchST', 'DecideST', 'ExecuteST')",

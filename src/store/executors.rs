@@ -8,6 +8,7 @@ use super::{
     claims::{self, Charge, ClaimRow},
     dialect::dialect,
     error::StoreError,
+    status::UNFINISHED,
     waits::ROUND,
     workflows::APPLICATION_NAME,
 };
@@ -113,7 +114,7 @@ pub async fn pulse(
         "UPDATE \"app\".executors SET heartbeat_at = {now} WHERE id = $1 RETURNING {now} AS now, \
          (SELECT min(due_at) FROM \"app\".waits WHERE due_at IS NOT NULL) AS next_due, \
          (SELECT min(delay_until_epoch_ms) FROM \"dbos\".workflow_status WHERE status = 'DELAYED' AND {ours}) AS next_delay, \
-         (SELECT min(workflow_deadline_epoch_ms) FROM \"dbos\".workflow_status WHERE status IN ('ENQUEUED', 'PENDING', 'DELAYED') \
+         (SELECT min(workflow_deadline_epoch_ms) FROM \"dbos\".workflow_status WHERE status IN {UNFINISHED} \
          AND workflow_deadline_epoch_ms IS NOT NULL AND {ours}) AS next_deadline, \
          (SELECT max(workflow_id) FROM (SELECT workflow_id FROM \"app\".waits WHERE workflow_id > $4 ORDER BY workflow_id LIMIT {ROUND}) AS r) \
          AS round_end, \

@@ -4,10 +4,11 @@ use sea_orm::{ConnectionTrait, FromQueryResult};
 
 use super::{
     backend::rows,
+    claims::LIVE_CLAIM,
     dialect::dialect,
     error::StoreError,
     queue_limits::{self, QueueRow},
-    status::WorkflowStatus,
+    status::{UNFINISHED, WorkflowStatus},
 };
 
 /// Holders, workers and children that an explanation names at most.
@@ -106,10 +107,6 @@ pub struct Child {
     pub due_at: Option<i64>,
 }
 
-/// A claim `c` that is its workflow's.
-const LIVE_CLAIM: &str = "\"app\".claims c JOIN \"dbos\".workflow_status o ON o.workflow_uuid = c.workflow_id AND o.owner_xid = c.token \
-     AND o.status = 'PENDING'";
-
 /// Collects the evidence for one workflow. A process without a heartbeat for `expiry_ms` does not live.
 pub async fn evidence(
     db: &impl ConnectionTrait,
@@ -136,7 +133,7 @@ pub async fn evidence(
         "SELECT k.workflow_uuid AS id, k.status, w.due_at, EXISTS (SELECT 1 FROM \"app\".claims c JOIN \"app\".executors e \
          ON e.id = c.executor_id WHERE c.workflow_id = k.workflow_uuid AND c.token = k.owner_xid AND e.heartbeat_at >= {} - $2) AS executing \
          FROM \"dbos\".workflow_status k LEFT JOIN \"app\".waits w ON w.workflow_id = k.workflow_uuid WHERE k.parent_workflow_id = $1 \
-         AND k.status IN ('ENQUEUED', 'DELAYED', 'PENDING') ORDER BY k.created_at, k.workflow_uuid LIMIT {NAMED}",
+         AND k.status IN {UNFINISHED} ORDER BY k.created_at, k.workflow_uuid LIMIT {NAMED}",
         dialect(db).now()
     );
     let children = rows(db, text, [id.into(), expiry_ms.into()]).await?;
@@ -162,7 +159,7 @@ async fn situation(db: &impl ConnectionTrait, id: &str) -> Result<Option<Situati
          (SELECT count(*) FROM {LIVE_CLAIM} WHERE c.queue_name = s.queue_name \
          AND COALESCE(c.queue_partition_key, '') = COALESCE(s.queue_partition_key, '')) AS live_in_partition, \
          (SELECT count(*) FROM \"dbos\".workflow_status k WHERE k.parent_workflow_id = s.workflow_uuid \
-         AND k.status IN ('ENQUEUED', 'DELAYED', 'PENDING')) AS open_children \
+         AND k.status IN {UNFINISHED}) AS open_children \
          FROM \"dbos\".workflow_status s LEFT JOIN \"app\".claims h ON h.workflow_id = s.workflow_uuid \
          LEFT JOIN \"app\".waits w ON w.workflow_id = s.workflow_uuid WHERE s.workflow_uuid = $1",
         now = dialect(db).now()

@@ -4,10 +4,11 @@ use sea_orm::{ConnectionTrait, FromQueryResult};
 
 use super::{
     backend::{json_rows, statement},
-    candidates::eligible,
+    candidates::{SUSPENDED, eligible},
     claims::Claimer,
     dialect::{Dialect, dialect},
     error::StoreError,
+    status::UNFINISHED,
     waits::ROUND,
 };
 
@@ -79,7 +80,7 @@ pub async fn look(
     let text = format!(
         "SELECT {now} AS now, EXISTS (SELECT 1 {queued}) AS queued, EXISTS (SELECT 1 {due}) AS due, \
          (SELECT min(delay_until_epoch_ms) FROM \"dbos\".workflow_status WHERE status = 'DELAYED') AS next_delay, \
-         (SELECT min(workflow_deadline_epoch_ms) FROM \"dbos\".workflow_status WHERE status IN ('ENQUEUED', 'PENDING', 'DELAYED') \
+         (SELECT min(workflow_deadline_epoch_ms) FROM \"dbos\".workflow_status WHERE status IN {UNFINISHED} \
          AND workflow_deadline_epoch_ms IS NOT NULL) AS next_deadline, (SELECT w.due_at {sleeping} ORDER BY w.due_at LIMIT 1) AS next_sleeper, \
          (SELECT min(heartbeat_at) + $4 FROM \"app\".executors WHERE heartbeat_at < {now} - $4 / 2) AS next_expiry, \
          (SELECT count(*) FROM \"app\".executors WHERE heartbeat_at < {now} - $4) + (SELECT count(*) FROM \"app\".claims c \
@@ -188,8 +189,8 @@ fn due(sql: Dialect, claimer: &Claimer) -> String {
 
 fn suspended(sql: Dialect, claimer: &Claimer, when: &str) -> String {
     format!(
-        "FROM \"app\".waits w JOIN \"dbos\".workflow_status s ON s.workflow_uuid = w.workflow_id WHERE {when} AND s.status = 'PENDING' \
-         AND s.owner_xid IS NULL AND {queues} AND {names} AND {eligible}",
+        "FROM \"app\".waits w JOIN \"dbos\".workflow_status s ON s.workflow_uuid = w.workflow_id WHERE {when} \
+         AND {SUSPENDED} AND {queues} AND {names} AND {eligible}",
         queues = sql.is_one_of("s.queue_name", 1),
         names = sql.is_one_of("s.name", 3),
         eligible = eligible(claimer),

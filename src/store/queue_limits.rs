@@ -6,6 +6,7 @@ use sea_orm::{ConnectionTrait, FromQueryResult};
 
 use super::{
     backend::{self, statement},
+    claims::LIVE_CLAIM,
     dialect::dialect,
     error::StoreError,
 };
@@ -184,8 +185,7 @@ pub async fn live(
     let text = format!(
         "SELECT {now} AS now, g.partition, g.everywhere, g.here FROM (SELECT 1 AS one) AS o LEFT JOIN \
          (SELECT CASE WHEN $3 THEN c.queue_partition_key END AS partition, count(*) AS everywhere, \
-         sum(CASE WHEN c.executor_id = $2 THEN 1 ELSE 0 END) AS here FROM \"app\".claims c JOIN \"dbos\".workflow_status s \
-         ON s.workflow_uuid = c.workflow_id AND s.owner_xid = c.token AND s.status = 'PENDING' WHERE c.queue_name = $1 GROUP BY 1) AS g ON true",
+         sum(CASE WHEN c.executor_id = $2 THEN 1 ELSE 0 END) AS here FROM {LIVE_CLAIM} WHERE c.queue_name = $1 GROUP BY 1) AS g ON true",
         now = dialect(tx).now()
     );
     let values = [queue.into(), executor_id.into(), per_partition.into()];

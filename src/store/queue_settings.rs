@@ -5,6 +5,7 @@ use sea_orm::{ConnectionTrait, FromQueryResult, Value};
 
 use super::{
     backend::{self, statement},
+    claims::LIVE_CLAIM,
     dialect::dialect,
     error::StoreError,
     queue_limits::QueueSettings,
@@ -99,8 +100,7 @@ pub async fn list(
          q.max_backlog, q.fair, q.paused, q.updated_at, \
          (SELECT count(*) FROM (SELECT 1 FROM \"dbos\".workflow_status s WHERE s.queue_name = q.name AND s.status = 'ENQUEUED' \
          LIMIT {COUNTED}) AS w) AS queued, \
-         (SELECT count(*) FROM \"app\".claims c JOIN \"dbos\".workflow_status s ON s.workflow_uuid = c.workflow_id AND s.owner_xid = c.token \
-         AND s.status = 'PENDING' WHERE c.queue_name = q.name) AS running \
+         (SELECT count(*) FROM {LIVE_CLAIM} WHERE c.queue_name = q.name) AS running \
          FROM \"app\".queue_limits q {} ORDER BY q.name",
         if name.is_some() {
             "WHERE q.name = $1"

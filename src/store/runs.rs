@@ -10,7 +10,7 @@ use super::{
     dialect::dialect,
     entity::{plan_approvals, run_steps, runs, sbx_runs},
     error::StoreError,
-    status::{RunStatus, WorkflowStatus},
+    status::{ENDED_RUN, OPEN_RUN, RunStatus, WorkflowStatus},
     workflows::INTERNAL_QUEUE,
 };
 
@@ -161,11 +161,11 @@ pub async fn drifted(
     let text = format!(
         "SELECT r.id, false AS has_no_run, s.status, COALESCE(o.error, s.error) AS error, s.completed_at FROM \"dbos\".workflow_status s \
          JOIN \"app\".runs r ON r.workflow_id = s.workflow_uuid LEFT JOIN \"dbos\".workflow_output o ON o.workflow_uuid = s.workflow_uuid \
-         WHERE s.completed_at >= {now} - $1 AND r.status IN ('queued', 'running', 'waiting_input', 'repairing') \
+         WHERE s.completed_at >= {now} - $1 AND r.status IN {OPEN_RUN} \
          AND s.status IN ('CANCELLED', 'ERROR', 'MAX_RECOVERY_ATTEMPTS_EXCEEDED') \
          UNION ALL SELECT r.id, false, s.status, s.error, s.completed_at FROM \"dbos\".workflow_status s \
          JOIN \"app\".runs r ON r.workflow_id = s.workflow_uuid WHERE s.queue_name = '{INTERNAL_QUEUE}' AND s.status = 'ENQUEUED' \
-         AND r.status IN ('succeeded', 'failed', 'retries_exceeded', 'canceled') \
+         AND r.status IN {ENDED_RUN} \
          UNION ALL SELECT s.workflow_uuid, true, s.status, s.error, s.completed_at FROM \"dbos\".workflow_status s \
          JOIN \"app\".runs r ON r.workflow_id = s.forked_from WHERE s.forked_from IS NOT NULL AND s.created_at >= {now} - $1 \
          AND NOT EXISTS (SELECT 1 FROM \"app\".runs own WHERE own.workflow_id = s.workflow_uuid) LIMIT 1000",
@@ -184,7 +184,7 @@ pub async fn end(
 ) -> Result<(), StoreError> {
     let text = format!(
         "UPDATE \"app\".runs SET status = $2, next_action = $3, error = $4, ended_at = $5, updated_at = {} \
-         WHERE id = $1 AND status IN ('queued', 'running', 'waiting_input', 'repairing') \
+         WHERE id = $1 AND status IN {OPEN_RUN} \
          AND EXISTS (SELECT 1 FROM \"dbos\".workflow_status s WHERE s.workflow_uuid = runs.workflow_id AND s.status = '{}')",
         dialect(db).now(),
         drift.status
@@ -208,7 +208,7 @@ pub async fn cancel(
 ) -> Result<(), StoreError> {
     let text = format!(
         "UPDATE \"app\".runs SET status = 'canceled', next_action = NULL, ended_at = $2, updated_at = $2 \
-         WHERE {} AND status IN ('queued', 'running', 'waiting_input', 'repairing')",
+         WHERE {} AND status IN {OPEN_RUN}",
         dialect(tx).is_one_of("workflow_id", 1)
     );
     tx.execute_raw(statement(tx, text, [json_rows(&workflows)?, at.into()]))

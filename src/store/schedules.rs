@@ -11,7 +11,7 @@ use super::{
     backend::{self, Transaction, json_rows, statement},
     dialect::{Column, dialect},
     error::StoreError,
-    status::WorkflowStatus,
+    status::{UNFINISHED, WorkflowStatus},
     workflows::APPLICATION_NAME,
 };
 
@@ -434,26 +434,8 @@ pub async fn fired(
 
 /// The unfinished workflows that a schedule has started.
 pub async fn running(db: &impl ConnectionTrait, name: &str) -> Result<Vec<String>, StoreError> {
-    let text = "SELECT workflow_uuid FROM \"dbos\".workflow_status WHERE schedule_name = $1 AND status IN ('ENQUEUED', 'DELAYED', 'PENDING') \
-                ORDER BY workflow_uuid";
-    backend::column(db, text, [name.into()]).await
-}
-
-/// Cancels unfinished workflows and their unfinished children, as DBOS writes it. A claim that stands keeps what its body did and stops.
-pub async fn cancel(tx: &Transaction, ids: &[String]) -> Result<u64, StoreError> {
-    let sql = dialect(tx);
-    let now = sql.now();
-    let family = format!(
-        "WITH RECURSIVE family(id) AS (SELECT s.workflow_uuid FROM \"dbos\".workflow_status s WHERE {} UNION \
-         SELECT c.workflow_uuid FROM \"dbos\".workflow_status c JOIN family f ON c.parent_workflow_id = f.id)",
-        sql.is_one_of("s.workflow_uuid", 1)
-    );
     let text = format!(
-        "{family} UPDATE \"dbos\".workflow_status SET status = 'CANCELLED', completed_at = {now}, updated_at = {now}, owner_xid = NULL, \
-         deduplication_id = NULL WHERE workflow_uuid IN (SELECT id FROM family) AND status IN ('ENQUEUED', 'DELAYED', 'PENDING')"
+        "SELECT workflow_uuid FROM \"dbos\".workflow_status WHERE schedule_name = $1 AND status IN {UNFINISHED} ORDER BY workflow_uuid"
     );
-    Ok(tx
-        .execute_raw(statement(tx, text, [json_rows(&ids)?]))
-        .await?
-        .rows_affected())
+    backend::column(db, text, [name.into()]).await
 }

@@ -5,6 +5,13 @@ use std::fmt;
 use sea_orm::{DeriveActiveEnum, EnumIter};
 use serde::{Deserialize, Serialize};
 
+/// The workflows that have still to end, for SQL. Written as the index of deadlines writes it: SQLite uses that only for the same text.
+pub(super) const UNFINISHED: &str = "('ENQUEUED', 'PENDING', 'DELAYED')";
+/// The runs that have still to end, for SQL.
+pub(super) const OPEN_RUN: &str = "('queued', 'running', 'waiting_input', 'repairing')";
+/// The runs that have ended, for SQL.
+pub(super) const ENDED_RUN: &str = "('succeeded', 'failed', 'retries_exceeded', 'canceled')";
+
 /// Where a workflow stands, in `dbos.workflow_status`.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, Hash, EnumIter, DeriveActiveEnum, Serialize, Deserialize,
@@ -132,5 +139,25 @@ impl fmt::Display for WorkflowStatus {
 impl fmt::Display for RunStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sea_orm::Iterable;
+
+    use super::*;
+
+    #[test]
+    fn the_lists_for_sql_say_what_the_enums_say() {
+        for status in WorkflowStatus::iter() {
+            let listed = UNFINISHED.contains(&format!("'{status}'"));
+            assert_eq!(listed, status.is_unfinished(), "{status}");
+        }
+        for status in RunStatus::iter() {
+            let written = format!("'{status}'");
+            assert_eq!(ENDED_RUN.contains(&written), status.is_terminal());
+            assert_eq!(OPEN_RUN.contains(&written), !status.is_terminal());
+        }
     }
 }

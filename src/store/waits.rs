@@ -7,6 +7,7 @@ use super::{
     backend::{json_rows, statement},
     dialect::{Dialect, dialect},
     error::StoreError,
+    status::UNFINISHED,
 };
 
 /// Waits that one round of the reconciler looks at.
@@ -127,7 +128,7 @@ fn holds(sql: Dialect) -> String {
          OR (c.kind = 'event' AND EXISTS (SELECT 1 FROM \"dbos\".workflow_events e WHERE e.workflow_uuid = c.workflow AND e.\"key\" = c.\"key\")) \
          OR (c.kind = 'children' AND NOT EXISTS (SELECT 1 FROM \"dbos\".operation_outputs o JOIN \"dbos\".workflow_status k \
          ON k.workflow_uuid = o.child_workflow_id WHERE o.workflow_uuid = w.workflow_id AND o.function_id BETWEEN c.low AND c.high \
-         AND k.status IN ('ENQUEUED', 'DELAYED', 'PENDING'))))",
+         AND k.status IN {UNFINISHED})))",
         conditions = sql.conditions("w.conditions", "c")
     )
 }

@@ -15,6 +15,7 @@ use crate::{
     store::{
         Database, StoreError,
         backend::{Transaction, retrying},
+        cancellations::{self, Cancelled},
         schedules::{self, Left, Overlap, ScheduleRow, ScheduleStatus},
         workflows::{self, INTERNAL_QUEUE, NewWorkflow},
     },
@@ -31,8 +32,8 @@ pub(super) struct Looked {
     pub(super) queues: Vec<String>,
     /// How many workflows were started.
     pub(super) started: usize,
-    /// Whether suspended workflows may be due: some were cancelled.
-    pub(super) cancelled: bool,
+    /// What was cancelled: who awaits it may be due.
+    pub(super) cancelled: Vec<Cancelled>,
     /// When to look again, by the database's clock; never when none.
     pub(super) next: Option<i64>,
     /// The database's clock at the look, epoch milliseconds.
@@ -60,6 +61,7 @@ pub(super) async fn look(
     })
     .await?;
     looked.queues.dedup();
+    cancellations::look(db, &looked.cancelled).await?;
     Ok(looked)
 }
 
@@ -112,7 +114,8 @@ async fn fire(
     }
     reached(Point::BeforeFire, name);
     if decision.cancel {
-        looked.cancelled = schedules::cancel(&tx, &running).await? > 0;
+        let running: Vec<&str> = running.iter().map(String::as_str).collect();
+        looked.cancelled = cancellations::cancel(&tx, &running).await?;
     }
     let new = decision
         .fire

@@ -189,7 +189,7 @@ impl Scheduler {
         for queue in &looked.queues {
             self.signals.queued(queue);
         }
-        if looked.cancelled {
+        if !looked.cancelled.is_empty() {
             self.signals.due();
         }
         if looked.started > 0 {

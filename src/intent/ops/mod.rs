@@ -13,5 +13,5 @@ pub(super) use adopt::adopt;
 pub use audit::Accepted;
 pub use fork::{ForkRequest, Forked, legal_step};
 pub use machine::Action;
-pub use read::{StepSummary, WorkflowPage, WorkflowQuery, WorkflowSummary};
+pub use read::{StepSummary, WorkflowPage, WorkflowSummary};
 pub use retry::Retried;

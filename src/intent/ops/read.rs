@@ -24,23 +24,6 @@ pub struct StepSummary {
     pub error: Option<WorkflowError>,
 }
 
-/// Which workflows to list.
-#[derive(Debug, Clone, Default)]
-pub struct WorkflowQuery {
-    /// Only this status.
-    pub status: Option<WorkflowStatus>,
-    /// Only this function.
-    pub name: Option<String>,
-    /// Only this queue.
-    pub queue: Option<String>,
-    /// Created at this time or later, epoch milliseconds.
-    pub since: Option<i64>,
-    /// Where the previous page ended.
-    pub after: Option<(i64, String)>,
-    /// At most so many.
-    pub limit: u64,
-}
-
 /// A page of workflows.
 #[derive(Debug, Clone)]
 pub struct WorkflowPage {
@@ -55,14 +38,10 @@ impl Product {
     ///
     /// # Errors
     /// [`IntentError::Store`].
-    pub async fn workflows(&self, query: WorkflowQuery) -> Result<WorkflowPage, IntentError> {
+    pub async fn workflows(&self, query: WorkflowFilter) -> Result<WorkflowPage, IntentError> {
         let filter = WorkflowFilter {
-            status: query.status,
-            name: query.name,
-            queue: query.queue,
-            since: query.since,
-            after: query.after,
             limit: query.limit + 1,
+            ..query
         };
         let mut rows = workflows::list(&self.db().read(), &filter).await?;
         let more = rows.len() as u64 > query.limit;
