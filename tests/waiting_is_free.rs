@@ -94,6 +94,8 @@ on_both_databases! {
         let server = stage.serve_with(&[("SBX_QUEUE_RATE_LIMIT_PER_PERIOD", "100000")]).await;
         start_runs(&server, "warm", WARM_UP).await;
         until_waiting(&stage, WARM_UP).await;
+        // A tick is work, not waiting.
+        stage.pause_ticks().await;
         let before = resident(&server).await;
 
         let runs = start_runs(&server, "run", RUNS).await;

@@ -200,8 +200,12 @@ pub(super) async fn lock_these(
     }
     let sql = dialect(tx);
     let text = format!(
-        "{columns} FROM \"dbos\".workflow_status s {input} WHERE {ids} AND s.queue_name = $1 AND {still} AND {names} AND {eligible} {lock}",
+        "{columns} FROM \"dbos\".workflow_status s {wait} {input} WHERE {ids} AND s.queue_name = $1 AND {still} AND {names} AND {eligible} {lock}",
         columns = candidate_columns(still == Still::Suspended),
+        wait = match still {
+            Still::Queued => "",
+            Still::Suspended => "JOIN \"app\".waits w ON w.workflow_id = s.workflow_uuid",
+        },
         input = INPUT,
         ids = sql.is_one_of("s.workflow_uuid", 4),
         still = match still {
