@@ -52,6 +52,25 @@ on_both_databases! {
         assert_eq!(stage.sql_count("SELECT count(*) FROM app.runs").await, 1);
     }
 
+    async fn a_delayed_start_waits_for_its_time_and_is_no_backlog(stage: Stage) {
+        let server = stage.serve_with(&[("STEPWELL_MAX_BACKLOG", "1")]).await;
+        let mut delayed = Vec::new();
+        for goal in ["one", "two"] {
+            let intent = server.create_intent(goal, json!({})).await;
+            let request = with(Server::start_request(&intent, "sandbox-default"), "delayMS", json!(1_500));
+            delayed.push(server.post("/api/runs", &request).await.expect(202)["workflowID"].as_str().unwrap().to_owned());
+        }
+        let put_off = "SELECT count(*) FROM dbos.workflow_status WHERE status = 'DELAYED' AND delay_until_epoch_ms = created_at + 1500";
+        assert_eq!(stage.sql_count(put_off).await, 2);
+        assert_eq!(server.header(&delayed[0]).await["status"], json!("ENQUEUED"));
+
+        for run in &delayed {
+            server.wait_next_action(run, "APPROVE_PLAN").await;
+        }
+        let too_early = "SELECT count(*) FROM dbos.workflow_status WHERE queue_name = 'intentQ' AND started_at_epoch_ms < created_at + 1500";
+        assert_eq!(stage.sql_count(too_early).await, 0);
+    }
+
     async fn racing_starts_are_one_run(stage: Stage) {
         let server = stage.serve().await;
         let intent = server.create_intent("raced", json!({})).await;

@@ -40,6 +40,7 @@ pub(super) async fn start(
         priority: body.priority.0,
         deduplication_id: body.deduplication_id.map(String::from),
         timeout_ms: body.timeout_ms.0,
+        delay_ms: body.delay_ms.0,
         tenant_id: body.tenant_id.map(String::from),
         task_key: body.task_key.map(String::from),
         trace_id: body.trace_id.map(String::from),

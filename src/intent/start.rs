@@ -117,6 +117,9 @@ pub struct StartRun {
     /// Milliseconds from the first claim until it is cancelled.
     #[serde(skip_serializing_if = "Option::is_none", rename = "timeoutMS")]
     pub timeout_ms: Option<i64>,
+    /// Milliseconds before which it is not started.
+    #[serde(skip_serializing_if = "Option::is_none", rename = "delayMS")]
+    pub delay_ms: Option<i64>,
     /// Whose it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tenant_id: Option<String>,
@@ -230,7 +233,7 @@ impl Product {
             priority: request.priority.unwrap_or(0),
             deduplication_id: request.deduplication_id.clone(),
             timeout: request.timeout(),
-            delay: None,
+            delay: request.delay(),
         };
         let workflow = self.client.prepare::<RunWorkflow>(&input, options)?;
         let run = checked.model(&request, trace, self.now().await?);
@@ -317,9 +320,18 @@ impl Product {
 impl StartRun {
     /// How long the run may take from its first claim.
     pub(super) fn timeout(&self) -> Option<Duration> {
-        let ms = self.timeout_ms.and_then(|ms| u64::try_from(ms).ok());
-        ms.map(Duration::from_millis)
+        span(self.timeout_ms)
     }
+
+    /// How long it is put off.
+    fn delay(&self) -> Option<Duration> {
+        span(self.delay_ms)
+    }
+}
+
+fn span(ms: Option<i64>) -> Option<Duration> {
+    ms.and_then(|ms| u64::try_from(ms).ok())
+        .map(Duration::from_millis)
 }
 
 /// A request that breaks no policy, with the recipe that holds for it.

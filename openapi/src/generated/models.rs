@@ -965,6 +965,13 @@ pub struct StartRun {
         validator(min_length = 1, max_length = 500)
     )]
     pub deduplication_id: Given<Text>,
+    /// Milliseconds from now before which the run is not started; until then it counts against no backlog.
+    #[oai(
+        rename = "delayMS",
+        skip_serializing_if_is_none,
+        validator(minimum(value = "1"), maximum(value = "31536000000"))
+    )]
+    pub delay_ms: Given<i64>,
     /// Which intent.
     #[oai(rename = "intentId", validator(min_length = 1, max_length = 500))]
     pub intent_id: Text,
