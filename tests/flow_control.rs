@@ -17,7 +17,9 @@ use std::{
 use harness::*;
 use serde_json::{Value, json};
 use stepwell::{
-    engine::{Client, Context, EngineBuilder, StartOptions, Workflow, WorkflowError},
+    engine::{
+        Client, Context, EngineBuilder, EngineOptions, StartOptions, Workflow, WorkflowError,
+    },
     store::{
         Database,
         queue_limits::QueueSettings,
@@ -73,7 +75,9 @@ async fn workers(stage: &Stage, count: usize, settings: &QueueSettings) -> Vec<P
         .unwrap();
     let mut processes = Vec::new();
     for _ in 0..count {
-        processes.push(Process::start(stage, vec![settings.clone()], register).await);
+        let queues = vec![settings.clone()];
+        processes
+            .push(Process::start_with(stage, queues, EngineOptions::default(), register).await);
     }
     processes
 }

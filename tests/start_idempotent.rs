@@ -57,17 +57,17 @@ on_both_databases! {
         let mut delayed = Vec::new();
         for goal in ["one", "two"] {
             let intent = server.create_intent(goal, json!({})).await;
-            let request = with(Server::start_request(&intent, "sandbox-default"), "delayMS", json!(1_500));
+            let request = with(Server::start_request(&intent, "sandbox-default"), "delayMS", json!(4_000));
             delayed.push(server.post("/api/runs", &request).await.expect(202)["workflowID"].as_str().unwrap().to_owned());
         }
-        let put_off = "SELECT count(*) FROM dbos.workflow_status WHERE status = 'DELAYED' AND delay_until_epoch_ms = created_at + 1500";
+        let put_off = "SELECT count(*) FROM dbos.workflow_status WHERE status = 'DELAYED' AND delay_until_epoch_ms = created_at + 4000";
         assert_eq!(stage.sql_count(put_off).await, 2);
         assert_eq!(server.header(&delayed[0]).await["status"], json!("ENQUEUED"));
 
         for run in &delayed {
             server.wait_next_action(run, "APPROVE_PLAN").await;
         }
-        let too_early = "SELECT count(*) FROM dbos.workflow_status WHERE queue_name = 'intentQ' AND started_at_epoch_ms < created_at + 1500";
+        let too_early = "SELECT count(*) FROM dbos.workflow_status WHERE queue_name = 'intentQ' AND started_at_epoch_ms < created_at + 4000";
         assert_eq!(stage.sql_count(too_early).await, 0);
     }
 

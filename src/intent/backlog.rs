@@ -25,11 +25,11 @@ impl Backlog {
         }
     }
 
-    /// Takes room for one more run.
+    /// Takes room for one more run; one that is `put_off` needs some, and takes none.
     ///
     /// # Errors
     /// [`IntentError::Backlog`] when there is none.
-    pub(super) async fn take(&self, db: &Database) -> Result<(), IntentError> {
+    pub(super) async fn take(&self, db: &Database, put_off: bool) -> Result<(), IntentError> {
         // Held while it counts: of many that ask at once, one counts.
         let mut counted = self.counted.lock().await;
         let fresh = counted.filter(|(at, _)| at.elapsed() < HOLDS);
@@ -49,7 +49,7 @@ impl Backlog {
                 ),
             });
         }
-        *counted = Some((at, waiting + 1));
+        *counted = Some((at, waiting + i64::from(!put_off)));
         Ok(())
     }
 }

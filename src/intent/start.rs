@@ -223,7 +223,9 @@ impl Product {
         if let Some(run) = run_rows::find(&self.db().read(), &intent.id).await? {
             return self.again(run, &sent);
         }
-        self.backlog.take(self.db()).await?;
+        self.backlog
+            .take(self.db(), request.delay().is_some())
+            .await?;
         let trace = Trace::begin(&intent.id, request.trace_id.as_deref(), traceparent);
         let input = checked.input(&intent, &trace);
         let options = StartOptions {

@@ -36,6 +36,20 @@ impl Process {
         queues: Vec<QueueSettings>,
         register: impl FnOnce(EngineBuilder) -> EngineBuilder + Send + 'static,
     ) -> Self {
+        let options = EngineOptions {
+            executor_expiry_ms: EXPIRY_MS,
+            ..EngineOptions::default()
+        };
+        Self::start_with(stage, queues, options, register).await
+    }
+
+    /// With options of its own, for tests that kill nobody: a busy machine must not make a live one look dead.
+    pub(crate) async fn start_with(
+        stage: &Stage,
+        queues: Vec<QueueSettings>,
+        options: EngineOptions,
+        register: impl FnOnce(EngineBuilder) -> EngineBuilder + Send + 'static,
+    ) -> Self {
         let runtime = Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -44,9 +58,8 @@ impl Process {
         let options = EngineOptions {
             queues,
             grace: Duration::from_secs(2),
-            executor_expiry_ms: EXPIRY_MS,
             max_recovery_attempts: ATTEMPTS,
-            ..EngineOptions::default()
+            ..options
         };
         let url = DatabaseOptions::new(stage.database_url());
         let launched = runtime.spawn(async move {

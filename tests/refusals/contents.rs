@@ -239,7 +239,10 @@ pub(super) fn of_starts(sender: &Sender, given: &Given) -> Vec<Case> {
         ("null for a workload", change("workload", json!(null))),
         ("null for steps", workload("steps", json!(null))),
         ("timeout of 0", change("timeoutMS", json!(0))),
-        ("delay of more than a year", change("delayMS", json!(31_536_000_001_i64))),
+        (
+            "delay of more than a year",
+            change("delayMS", json!(31_536_000_001_i64)),
+        ),
         ("timeout beyond 64 bits", change("timeoutMS", json!(1e30))),
         ("version of 0", change("recipeVersion", json!(0))),
         (

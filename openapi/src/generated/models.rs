@@ -965,7 +965,7 @@ pub struct StartRun {
         validator(min_length = 1, max_length = 500)
     )]
     pub deduplication_id: Given<Text>,
-    /// Milliseconds from now before which the run is not started; until then it counts against no backlog.
+    /// Milliseconds from now before which the run is not started; until then it is no part of the backlog.
     #[oai(
         rename = "delayMS",
         skip_serializing_if_is_none,
