@@ -383,6 +383,7 @@ async fn one_queue(stage: &Stage, db: &Database, seed: u64) {
             queue: &queue,
             due,
             slots,
+            front: None,
         };
         let claimed = claim(db, &claimer, wish, &mut turn).await;
         assert_eq!(

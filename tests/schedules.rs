@@ -3,10 +3,7 @@
 
 mod harness;
 
-use std::{
-    collections::BTreeSet,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{collections::BTreeSet, time::Duration};
 
 use harness::*;
 use serde_json::{Value, json};
@@ -19,11 +16,6 @@ const FIVE_MINUTES: i64 = 300 * SECOND;
 const TICKS_A_DAY: i64 = 2_880;
 /// A process is dead soon, so that one that is killed holds nobody up.
 const QUICK: (&str, &str) = ("EXECUTOR_EXPIRY_MS", "1000");
-
-fn now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    i64::try_from(since.as_millis()).unwrap()
-}
 
 /// A schedule that fires in a year unless somebody makes it.
 fn yearly(name: &str) -> Value {

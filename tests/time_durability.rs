@@ -6,7 +6,7 @@ mod harness;
 
 use std::{
     process::Stdio,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use harness::*;
@@ -29,11 +29,6 @@ const YEAR: Duration = Duration::from_secs(366 * 24 * 3_600);
 /// Sleepers that wake in one minute.
 const SLEEPERS: i64 = 5_000;
 const SLEEPERS_LONG: i64 = 100_000;
-
-fn now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    i64::try_from(since.as_millis()).unwrap()
-}
 
 /// A step, a sleep, a step. Answers when it woke.
 struct Sleeper;

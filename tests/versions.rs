@@ -3,8 +3,27 @@
 
 mod harness;
 
+use std::time::Duration;
+
 use harness::*;
 use serde_json::json;
+use stepwell::store::{Database, DatabaseOptions, candidates, claims::Claimer, stalled};
+
+/// Workflows of a version that nobody serves, an hour old.
+const STALLED: i64 = 2_000;
+
+async fn stall(stage: &Stage) {
+    let insert = format!(
+        "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < {STALLED} - 1) INSERT INTO dbos.workflow_status \
+         (workflow_uuid, status, name, queue_name, application_version, application_name, serialization, priority, recovery_attempts, created_at, updated_at) \
+         SELECT 'stalled-' || i, 'ENQUEUED', 'stepwell.run', 'intentQ', 'gone', 'stepwell', 'portable_json', 0, 0, {} + i, 1 FROM n",
+        now() - 3_600_000
+    );
+    assert_eq!(
+        stage.sql_execute(&insert).await,
+        u64::try_from(STALLED).unwrap()
+    );
+}
 
 on_both_databases! {
     async fn a_mismatch_stalls_and_explain_names_the_versions_that_live(stage: Stage) {
@@ -62,5 +81,64 @@ on_both_databases! {
 
         old.start_again().await;
         old.wait_status(&run, "SUCCESS").await;
+    }
+
+    async fn a_stalled_backlog_is_passed_over_and_what_becomes_ours_in_it_is_not(stage: Stage) {
+        stage.migrate().await;
+        stall(&stage).await;
+        let server = stage.serve().await;
+        let run = server.start_job(json!({"command": "true"})).await;
+        server.wait_status(&run, "SUCCESS").await;
+
+        // It belongs to no run, so it can only fail, once somebody claims it.
+        let ours = format!("stalled-{}", STALLED / 2);
+        stage.sql_execute(&format!("UPDATE dbos.workflow_status SET application_version = 'v1' WHERE workflow_uuid = '{ours}'")).await;
+        eventually(Duration::from_secs(30), "what became ours was claimed", || async {
+            let left = stage.sql_count(&format!("SELECT count(*) FROM dbos.workflow_status WHERE workflow_uuid = '{ours}' AND status = 'ENQUEUED'")).await;
+            if left == 0 { Ok(()) } else { Err("it is queued") }
+        })
+        .await;
+        let untouched = stage.sql_count("SELECT count(*) FROM dbos.workflow_status WHERE application_version = 'gone' AND status = 'ENQUEUED'").await;
+        assert_eq!(untouched, STALLED - 1);
+    }
+
+    async fn a_stalled_front_ends_where_something_is_ours_ahead_or_young(stage: Stage) {
+        stage.migrate().await;
+        stall(&stage).await;
+        let db = Database::connect(&DatabaseOptions::new(stage.database_url())).await.unwrap();
+        let claimer = Claimer {
+            executor_id: "e".into(),
+            app_version: "v1".into(),
+            newest_version: false,
+            names: vec!["stepwell.run".into()],
+            max_recovery_attempts: 20,
+        };
+        let look = async || stalled::look(&db.read(), &claimer, "intentQ").await.unwrap();
+        let found = async |front| {
+            let tx = db.begin().await.unwrap();
+            let rows = candidates::lock_queued(&tx, &claimer, "intentQ", 10, front).await.unwrap();
+            tx.rollback().await.unwrap();
+            rows.into_iter().map(|row| row.workflow_uuid).collect::<Vec<_>>()
+        };
+        let change = async |id: &str, columns: &str| {
+            let text = format!("UPDATE dbos.workflow_status SET {columns} WHERE workflow_uuid = '{id}'");
+            assert_eq!(stage.sql_execute(&text).await, 1);
+        };
+        let all = look().await.expect("nothing in it is ours");
+        assert!(all.before > now() - 60_000 && all.before < now() - 20_000, "the young are looked at");
+        assert!(found(Some(all)).await.is_empty());
+
+        change("stalled-1998", &format!("application_version = 'v1', created_at = {}", now())).await;
+        change("stalled-1999", "application_version = 'v1', priority = -1").await;
+        assert_eq!(found(Some(all)).await, ["stalled-1999", "stalled-1998"], "the young one, and the one ahead");
+        assert_eq!(found(None).await, ["stalled-1999", "stalled-1998"]);
+        assert_eq!(look().await, None, "the first is ours");
+
+        change("stalled-1999", "application_version = 'gone'").await;
+        change("stalled-1500", "application_version = 'v1'").await;
+        let shorter = look().await;
+        assert_eq!(found(shorter).await, ["stalled-1500", "stalled-1998"]);
+        change("stalled-500", "application_version = 'v1'").await;
+        assert_eq!(look().await, None, "a walk so short needs no front");
     }
 }

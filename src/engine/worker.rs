@@ -1,6 +1,7 @@
 //! Owns the loop of a process that executes: heartbeat, claims, and the tasks that run what was claimed.
 
 mod claiming;
+mod fronts;
 mod stopping;
 
 use std::{
@@ -15,6 +16,8 @@ use tokio::{
     time::Instant,
 };
 use tracing::Instrument;
+
+use fronts::Fronts;
 
 use super::{
     EngineOptions,
@@ -91,6 +94,7 @@ pub(super) struct Incarnation {
     /// Where the turns of each limited queue stand.
     turns: HashMap<String, Turn>,
     reconciler: Reconciler,
+    fronts: Fronts,
     /// A claim ended in an error: it may stand in the database without anybody executing it.
     suspect: bool,
     /// The next time at which something is due that nobody signals, epoch milliseconds.
@@ -266,6 +270,11 @@ impl Worker {
             .chain(pulse.next_deadline)
             .min();
         let mut hints = hints_of(&pulse);
+        if pulse.queued {
+            let queues = self.options.queue_names();
+            life.fronts
+                .look(&self.db, &life.claimer, queues, &self.signals);
+        }
         if timed.is_some_and(|at| at <= pulse.now) {
             let started = executors::pass_delays(&self.db, &life.claimer.names).await?;
             let late = cancellations::pass_deadlines(&self.db).await?;
@@ -446,6 +455,7 @@ impl Incarnation {
             blocked: BTreeSet::new(),
             turns: HashMap::new(),
             reconciler: Reconciler::new(),
+            fronts: Fronts::default(),
             suspect: false,
             next_due: None,
         }

@@ -1,13 +1,14 @@
 //! Owns candidates: the workflows that may be claimed now, found by an index and locked. Which of them are claimed, and how many, is decided
 //! elsewhere.
 
-use sea_orm::{ConnectionTrait, FromQueryResult};
+use sea_orm::{ConnectionTrait, FromQueryResult, Value};
 
 use super::{
     backend::{self, json_rows},
     claims::Claimer,
     dialect::dialect,
     error::StoreError,
+    stalled::Front,
     workflows::APPLICATION_NAME,
 };
 
@@ -113,16 +114,39 @@ pub async fn lock_due(
     backend::rows(tx, text, values).await
 }
 
-/// Locks and returns up to `limit` queued workflows of `queue` in priority and FIFO order.
+/// Locks and returns up to `limit` queued workflows of `queue` in priority and FIFO order, passing over its stalled `front`.
 pub async fn lock_queued(
     tx: &impl ConnectionTrait,
     claimer: &Claimer,
     queue: &str,
     limit: u64,
+    front: Option<Front>,
+) -> Result<Vec<Candidate>, StoreError> {
+    let Some(front) = front else {
+        return lock_range(tx, claimer, queue, limit, ("", &[])).await;
+    };
+    let bounds = [Value::from(front.priority), Value::from(front.before)];
+    let ahead = ("AND s.priority < $4", &bounds[..1]);
+    let mut found = lock_range(tx, claimer, queue, limit, ahead).await?;
+    let left = limit - found.len() as u64;
+    if left > 0 {
+        let behind = ("AND (s.priority, s.created_at) >= ($4, $5)", &bounds[..]);
+        found.extend(lock_range(tx, claimer, queue, left, behind).await?);
+    }
+    Ok(found)
+}
+
+/// Locks and returns the first `limit` queued workflows of `queue` within a range of places, in their order.
+async fn lock_range(
+    tx: &impl ConnectionTrait,
+    claimer: &Claimer,
+    queue: &str,
+    limit: u64,
+    (range, bounds): (&str, &[Value]),
 ) -> Result<Vec<Candidate>, StoreError> {
     let sql = dialect(tx);
     let text = format!(
-        "{columns} FROM \"dbos\".workflow_status s {input} WHERE s.queue_name = $1 AND s.status = 'ENQUEUED' AND {names} AND {eligible} \
+        "{columns} FROM \"dbos\".workflow_status s {input} WHERE s.queue_name = $1 AND s.status = 'ENQUEUED' {range} AND {names} AND {eligible} \
          ORDER BY s.priority, s.created_at LIMIT {limit} {lock}",
         columns = candidate_columns(false),
         input = INPUT,
@@ -135,7 +159,7 @@ pub async fn lock_queued(
         claimer.app_version.as_str().into(),
         json_rows(&claimer.names)?,
     ];
-    backend::rows(tx, text, values).await
+    backend::rows(tx, text, values.into_iter().chain(bounds.iter().cloned())).await
 }
 
 /// Locks and returns the first `limit` queued workflows of each of `partitions` in `queue`; those of one partition are in priority and FIFO

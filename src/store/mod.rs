@@ -28,6 +28,7 @@ pub mod queue_settings;
 pub mod run_stream;
 pub mod runs;
 pub mod schedules;
+pub mod stalled;
 pub mod status;
 pub mod turns;
 pub mod waits;

@@ -11,6 +11,7 @@ use super::{
     error::StoreError,
     looks::{Due, PARTITIONS, Partition, Place, WINDOW, due_window, keyless, look},
     queue_limits::{Allowance, Live, QueueRow},
+    stalled::Front,
 };
 
 /// Claims in a row that may look without finding anything, each where the one before it ended. After that the next hint looks on.
@@ -53,6 +54,8 @@ pub struct Wish<'a> {
     pub due: bool,
     /// How many workflows the process could execute more.
     pub slots: u64,
+    /// What may be passed over, in a queue without turns.
+    pub front: Option<Front>,
 }
 
 /// Chooses and locks what `wish.queue`, whose `row` this transaction has locked, lets be claimed beside what is `live`.
@@ -98,7 +101,7 @@ pub async fn choose(
         } else {
             choice
                 .candidates
-                .extend(lock_queued(tx, claimer, wish.queue, start).await?);
+                .extend(lock_queued(tx, claimer, wish.queue, start, wish.front).await?);
         }
     }
     let (chosen, woken) = (choice.candidates.len() as u64, choice.woken as u64);

@@ -1,7 +1,7 @@
 //! Waiting for something to become true, with a deadline and a failure that shows what was seen last.
 
 use std::fmt::Display;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
@@ -32,4 +32,12 @@ where
         }
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
+}
+
+/// This machine's clock, epoch milliseconds.
+pub(crate) fn now() -> i64 {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .expect("a clock after 1970");
+    i64::try_from(since.as_millis()).expect("a clock before the year 292 million")
 }

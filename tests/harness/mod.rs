@@ -39,7 +39,7 @@ mod tools;
 
 pub(crate) use backend::Backend;
 pub(crate) use engines::{Process, database};
-pub(crate) use eventually::eventually;
+pub(crate) use eventually::{eventually, now};
 pub(crate) use http::Answer;
 pub(crate) use lab::{Lab, LabOutput};
 pub(crate) use mise::{mise_bin, mise_command, mise_env};

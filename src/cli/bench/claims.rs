@@ -1,18 +1,22 @@
-//! `stepwell bench claims`: what a claim costs, by how much is queued, by how much sleeps, and by how many partitions have no room.
+//! `stepwell bench claims`: what a claim costs, by how much is queued, by how much sleeps, by how many partitions have no room, and behind the
+//! backlog of a version that nobody serves.
 
 use std::time::Instant;
 
+use sea_orm::ConnectionTrait;
 use serde_json::json;
 
 use super::{ENQUEUE_BATCH, say};
 use crate::{
     cli::CliError,
     store::{
-        Database, StoreError, candidates,
+        Database, StoreError,
+        backend::statement,
+        candidates,
         checkpoints::{self, Checkpoint, Ending},
         claims::{self, Claimer},
         queue_limits::{self, QueueSettings},
-        queue_settings,
+        queue_settings, stalled,
         turns::{self, Turn, Wish},
         waits::{Condition, Wait},
         workflows::{self, NewWorkflow},
@@ -21,6 +25,8 @@ use crate::{
 
 /// The name of workflows that nobody executes.
 const NAME: &str = "stepwell.bench.claimed";
+/// Their version.
+const VERSION: &str = "bench";
 /// Workflows claimed in one transaction.
 const BATCH: u64 = 100;
 /// A time that does not come while this runs: the end of the year 9999.
@@ -45,6 +51,9 @@ pub(super) struct Arguments {
     /// Workflows queued in those partitions together.
     #[arg(long, default_value_t = 100_000)]
     throttled: usize,
+    /// Workflows of another version at the front of a queue.
+    #[arg(long, default_value_t = 100_000)]
+    stalled: usize,
 }
 
 pub(super) async fn run(db: &Database, arguments: &Arguments) -> Result<(), CliError> {
@@ -54,7 +63,8 @@ pub(super) async fn run(db: &Database, arguments: &Arguments) -> Result<(), CliE
     let queue = fresh("asleep");
     put_to_sleep(db, &queue, arguments.asleep).await?;
     plain(db, "asleep", &queue, 1_000, arguments.claims).await?;
-    throttled(db, arguments).await
+    throttled(db, arguments).await?;
+    behind_stalled(db, arguments).await
 }
 
 /// Claims from a queue without limits.
@@ -76,7 +86,7 @@ async fn plain(
     for n in 0..claims {
         let started = Instant::now();
         let tx = db.begin().await?;
-        let found = candidates::lock_queued(&tx, &claimer, queue, each).await?;
+        let found = candidates::lock_queued(&tx, &claimer, queue, each, None).await?;
         let claimed = claims::take(&tx, &claimer, found, None).await?;
         tx.commit().await?;
         assert_claimed(claimed.len() as u64, each)?;
@@ -95,7 +105,7 @@ async fn put_to_sleep(db: &Database, queue: &str, count: usize) -> Result<(), Cl
     let mut asleep = 0;
     while asleep < count {
         let tx = db.begin().await?;
-        let found = candidates::lock_queued(&tx, &claimer, queue, 5 * BATCH).await?;
+        let found = candidates::lock_queued(&tx, &claimer, queue, 5 * BATCH, None).await?;
         let claimed = claims::take(&tx, &claimer, found, None).await?;
         tx.commit().await?;
         if claimed.is_empty() {
@@ -155,6 +165,48 @@ async fn throttled(db: &Database, arguments: &Arguments) -> Result<(), CliError>
     Ok(())
 }
 
+/// Claims one workflow at a time from behind those of another version: as a process does that has looked at them with its heartbeat, and as one
+/// that has not.
+async fn behind_stalled(db: &Database, arguments: &Arguments) -> Result<(), CliError> {
+    let (queue, claimer) = (fresh("stalled"), claimer());
+    let stalled = arguments.stalled;
+    enqueue_version(db, &queue, stalled, "bench-before", |_| None).await?;
+    // Old enough to be passed over.
+    let text = "UPDATE \"dbos\".workflow_status SET created_at = created_at - 3600000 WHERE queue_name = $1";
+    let write = db.write();
+    write
+        .execute_raw(statement(&write, text, [queue.as_str().into()]))
+        .await
+        .map_err(StoreError::from)?;
+    let claims = 2 * (arguments.claims + WARM_UP);
+    enqueue(db, &queue, claims, |_| None).await?;
+    let started = Instant::now();
+    let front = stalled::look(&db.read(), &claimer, &queue).await?;
+    report(
+        db,
+        "look at the stalled",
+        stalled,
+        0,
+        &mut [milliseconds(started)],
+    );
+    for (kind, front) in [("behind the stalled", front), ("through the stalled", None)] {
+        let mut times = Vec::new();
+        for n in 0..arguments.claims + WARM_UP {
+            let started = Instant::now();
+            let tx = db.begin().await?;
+            let found = candidates::lock_queued(&tx, &claimer, &queue, 1, front).await?;
+            let claimed = claims::take(&tx, &claimer, found, None).await?;
+            tx.commit().await?;
+            assert_claimed(claimed.len() as u64, 1)?;
+            if n >= WARM_UP {
+                times.push(milliseconds(started));
+            }
+        }
+        report(db, kind, stalled, 1, &mut times);
+    }
+    Ok(())
+}
+
 async fn claim(
     db: &Database,
     claimer: &Claimer,
@@ -167,6 +219,7 @@ async fn claim(
         queue,
         due: false,
         slots,
+        front: None,
     };
     let row = queue_limits::lock(&tx, queue).await?;
     let row = row.ok_or_else(|| StoreError::Database(format!("queue {queue} is gone")))?;
@@ -181,7 +234,7 @@ async fn claim(
 fn claimer() -> Claimer {
     Claimer {
         executor_id: format!("bench-{}", uuid::Uuid::new_v4().simple()),
-        app_version: "bench".into(),
+        app_version: VERSION.into(),
         newest_version: false,
         names: vec![NAME.into()],
         max_recovery_attempts: i64::MAX,
@@ -198,6 +251,16 @@ async fn enqueue(
     count: usize,
     partition: impl Fn(usize) -> Option<String>,
 ) -> Result<(), StoreError> {
+    enqueue_version(db, queue, count, VERSION, partition).await
+}
+
+async fn enqueue_version(
+    db: &Database,
+    queue: &str,
+    count: usize,
+    version: &str,
+    partition: impl Fn(usize) -> Option<String>,
+) -> Result<(), StoreError> {
     for first in (0..count).step_by(ENQUEUE_BATCH) {
         let batch: Vec<NewWorkflow> = (first..count.min(first + ENQUEUE_BATCH))
             .map(|n| NewWorkflow {
@@ -208,7 +271,7 @@ async fn enqueue(
                 queue_partition_key: partition(n),
                 priority: 0,
                 deduplication_id: None,
-                application_version: "bench".into(),
+                application_version: version.into(),
                 timeout_ms: None,
                 delay_ms: None,
                 schedule_name: None,

@@ -110,6 +110,7 @@ impl Worker {
                 queue: &queue,
                 due: hints.due,
                 slots: free.min(CLAIM_BATCH),
+                front: life.fronts.of(&queue, &life.claimer),
             };
             let (claimed, choice) = self.claim_limited(life, wish).await?;
             free = free.saturating_sub(claimed.len() as u64);
@@ -165,7 +166,9 @@ impl Worker {
                     more.queues.insert((*queue).clone());
                     continue;
                 }
-                let queued = candidates::lock_queued(&tx, &life.claimer, queue, left).await?;
+                let front = life.fronts.of(queue, &life.claimer);
+                let queued =
+                    candidates::lock_queued(&tx, &life.claimer, queue, left, front).await?;
                 if queued.len() as u64 == left {
                     more.queues.insert((*queue).clone());
                 }
