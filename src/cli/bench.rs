@@ -2,19 +2,30 @@
 
 mod claims;
 
-use std::time::Duration;
+use std::{process::Stdio, time::Duration};
 
 use clap::Subcommand;
-use sea_orm::ConnectionTrait;
-use serde_json::json;
+use sea_orm::{ConnectionTrait, FromQueryResult};
+use serde_json::{Value, json};
+use tokio::{
+    io::AsyncReadExt,
+    process::{Child, Command},
+};
 
 use super::{CliError, say};
 use crate::{
     config::Config,
-    engine::{Context, Engine, EngineOptions, StartOptions, Workflow, WorkflowError, migrate},
+    engine::{
+        Context, Engine, EngineBuilder, EngineError, EngineOptions, StartOptions, Workflow,
+        WorkflowError, migrate,
+    },
     store::{
-        Database, backend::statement, dialect::dialect, queue_limits::QueueSettings,
-        status::WorkflowStatus, workflows,
+        Database,
+        backend::{self, statement},
+        dialect::dialect,
+        queue_limits::QueueSettings,
+        status::WorkflowStatus,
+        workflows,
     },
 };
 
@@ -41,8 +52,17 @@ enum Workload {
         /// Steps in each of them.
         #[arg(long, default_value_t = 4)]
         steps: u32,
-        /// Workflows executed at the same time.
+        /// Workflows executed at the same time in a process.
         #[arg(long, default_value_t = 1_000)]
+        slots: usize,
+        /// Processes that execute; with 1 it is this one.
+        #[arg(long, default_value_t = 1)]
+        workers: usize,
+    },
+    /// A process of `steps --workers`: executes until its standard input ends.
+    #[command(hide = true)]
+    Worker {
+        #[arg(long)]
         slots: usize,
     },
     /// Claims, by how much is queued and by how many partitions have no room.
@@ -72,27 +92,80 @@ pub(super) async fn run(config: &Config, arguments: &Arguments) -> Result<(), Cl
             workflows,
             steps,
             slots,
-        } => bench_steps(config, db, *workflows, *steps, *slots).await,
+            workers,
+        } => bench_steps(config, db, (*workflows, *steps), (*slots, *workers)).await,
+        Workload::Worker { slots } => {
+            let engine = builder(config, &db, *slots)?.launch();
+            let mut nothing = Vec::new();
+            // Whatever is said, and whatever fails: the other side is gone.
+            let _ = tokio::io::stdin().read_to_end(&mut nothing).await;
+            engine.shutdown().await;
+            Ok(())
+        }
         Workload::Claims(arguments) => claims::run(&db, arguments).await,
+    }
+}
+
+fn builder(config: &Config, db: &Database, slots: usize) -> Result<EngineBuilder, CliError> {
+    let options = EngineOptions {
+        queues: vec![QueueSettings::unlimited(QUEUE)],
+        slots,
+        ..config.engine()
+    };
+    Engine::builder(db.clone(), options)
+        .register(Steps)
+        .map_err(failed)
+}
+
+fn failed(error: EngineError) -> CliError {
+    CliError::Failed(error.to_string())
+}
+
+/// What executes: an engine of this process, or processes of their own, which end with it.
+enum Executing {
+    Here(Engine),
+    Processes(Vec<Child>),
+}
+
+impl Executing {
+    fn start(builder: EngineBuilder, slots: usize, workers: usize) -> Result<Self, CliError> {
+        if workers <= 1 {
+            return Ok(Self::Here(builder.launch()));
+        }
+        let spawn = |_| {
+            Command::new("/proc/self/exe")
+                .args(["bench", "worker", "--slots", &slots.to_string()])
+                .stdin(Stdio::piped())
+                .kill_on_drop(true)
+                .spawn()
+                .map_err(|e| CliError::Failed(format!("cannot start a worker: {e}")))
+        };
+        Ok(Self::Processes(
+            (0..workers).map(spawn).collect::<Result<_, _>>()?,
+        ))
+    }
+
+    async fn stop(self) {
+        match self {
+            Self::Here(engine) => engine.shutdown().await,
+            Self::Processes(children) => {
+                for mut child in children {
+                    drop(child.stdin.take());
+                    // One that has gone by itself is as good.
+                    let _ = child.wait().await;
+                }
+            }
+        }
     }
 }
 
 async fn bench_steps(
     config: &Config,
     db: Database,
-    count: usize,
-    steps: u32,
-    slots: usize,
+    (count, steps): (usize, u32),
+    (slots, workers): (usize, usize),
 ) -> Result<(), CliError> {
-    let failed = |e: crate::engine::EngineError| CliError::Failed(e.to_string());
-    let options = EngineOptions {
-        queues: vec![QueueSettings::unlimited(QUEUE)],
-        slots,
-        ..config.engine()
-    };
-    let builder = Engine::builder(db.clone(), options)
-        .register(Steps)
-        .map_err(failed)?;
+    let builder = builder(config, &db, slots)?;
     let prefix = uuid::Uuid::new_v4().simple().to_string();
     for first in (0..count).step_by(ENQUEUE_BATCH) {
         let batch: Result<Vec<_>, _> = (first..count.min(first + ENQUEUE_BATCH))
@@ -110,8 +183,9 @@ async fn bench_steps(
         tx.commit().await?;
     }
     let before = ended(&db).await?;
+    let asked_before = Asked::so_far(&db).await?;
     let started = now(&db).await?;
-    let engine = builder.launch();
+    let executing = Executing::start(builder, slots, workers)?;
     while ended(&db).await? - before < i64::try_from(count).unwrap_or(i64::MAX) {
         tokio::time::sleep(LOOK_EVERY).await;
     }
@@ -128,13 +202,54 @@ async fn bench_steps(
         None => started,
     };
     let seconds = (last - started) as f64 / 1_000.0;
-    engine.shutdown().await;
+    executing.stop().await;
+    let per_workflow = Asked::so_far(&db).await?.since(&asked_before, count);
     let rate = count as f64 / seconds;
     say(&json!({
         "bench": "steps", "database": if db.is_sqlite() { "sqlite" } else { "postgres" }, "workflows": count, "steps": steps, "slots": slots,
-        "seconds": seconds, "workflowsPerSecond": rate.round(), "stepsPerSecond": (rate * f64::from(steps)).round(),
+        "workers": workers, "perWorkflow": per_workflow, "seconds": seconds, "workflowsPerSecond": rate.round(), "stepsPerSecond": (rate * f64::from(steps)).round(),
     }).to_string());
     Ok(())
+}
+
+/// What Postgres counts of this database; nothing on SQLite, and statements only where `pg_stat_statements` is.
+#[derive(Debug, Default, FromQueryResult)]
+struct Asked {
+    committed: Option<i64>,
+    rolled_back: Option<i64>,
+    statements: Option<i64>,
+}
+
+impl Asked {
+    async fn so_far(db: &Database) -> Result<Self, CliError> {
+        if db.is_sqlite() {
+            return Ok(Self::default());
+        }
+        let read = db.read();
+        let there = "SELECT 1 FROM pg_extension WHERE extname = 'pg_stat_statements'";
+        let counted = if backend::column::<i32>(&read, there, []).await?.is_empty() {
+            "CAST(NULL AS bigint)"
+        } else {
+            "(SELECT CAST(sum(s.calls) AS bigint) FROM pg_stat_statements s WHERE s.dbid = d.oid)"
+        };
+        let text = format!(
+            "SELECT t.xact_commit AS committed, t.xact_rollback AS rolled_back, {counted} AS statements FROM pg_database d \
+             JOIN pg_stat_database t ON t.datid = d.oid WHERE d.datname = current_database()"
+        );
+        Ok(backend::row(&read, text, []).await?.unwrap_or_default())
+    }
+
+    /// Per workflow of `count`.
+    fn since(&self, before: &Self, count: usize) -> Value {
+        let per = |now: Option<i64>, before: Option<i64>| {
+            let more = now? - before?;
+            Some((more as f64 / count as f64 * 1_000.0).round() / 1_000.0)
+        };
+        json!({
+            "commits": per(self.committed, before.committed), "rollbacks": per(self.rolled_back, before.rolled_back),
+            "statements": per(self.statements, before.statements),
+        })
+    }
 }
 
 async fn ended(db: &Database) -> Result<i64, CliError> {
