@@ -23,7 +23,7 @@ dir='' children=()
 soak_clean_up() {
   local status=$? child
   trap - EXIT INT TERM
-  for child in "${children[@]+"${children[@]}"}"; do kill -9 "$child" 2>/dev/null && wait "$child" 2>/dev/null || true; done
+  for child in "${children[@]+"${children[@]}"}"; do if kill -9 "$child" 2>/dev/null; then wait "$child" 2>/dev/null || true; fi; done
   if declare -F clean_up_more >/dev/null; then clean_up_more || true; fi
   if [ "${MISE_NO_RESET:-}" = 1 ] || [ "$status" -ne 0 ]; then say "kept: $dir"; else rm -rf "$dir"; fi
   if [ "$status" -eq 0 ]; then say "passed in $SECONDS s"; else say "FAILED (exit $status) after $SECONDS s"; fi

@@ -23,6 +23,7 @@ await 300 answers serve || die "$EX_UNAVAILABLE" "the server did not start: $(ta
 
 # A command that writes, reads, forks and prints a little; its marker finds it in the list of processes.
 marker="soak-$$-$RANDOM"
+# shellcheck disable=SC2016 # the task's shell expands it
 inputs=$(printf '{"command":"sh job.sh %s","files":[{"path":"job.sh","inline":"seq 1 2000 >numbers; (sort -r numbers | head -n 3) && echo done $1\\n"}]}' "$marker")
 "$SOAK" --base "$(address serve "$api_pattern")" --recipe shell-default --inputs "$inputs" --minutes "$minutes" --watch "$server=server@$(address serve "$serve_metrics")" --p99-slack-ms 100 || die 1 "the load did not end well"
 

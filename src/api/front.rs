@@ -29,8 +29,9 @@ const LONGEST_REQUEST_ID: usize = 128;
 const HEALTH: &str = "/healthz";
 /// Lasts as long as its caller says.
 const TICK: &str = "/tick";
-/// Longest an operation may take until its answer begins: callers lose their patience after thirty seconds, and would not know what to think.
-const LONGEST_OPERATION: Duration = Duration::from_secs(28);
+/// Longest an operation may take until its answer begins. Callers lose their patience after thirty seconds, and some have waited for room
+/// before: who is told nothing does not know what to think.
+const LONGEST_OPERATION: Duration = Duration::from_secs(20);
 
 /// The front door.
 #[derive(Debug, Clone)]
