@@ -71,5 +71,5 @@ status=0
 wait "$soak" || status=$?
 cat "$dir/soak.out"
 [ "$status" -eq 0 ] || die "$status" "the load did not end well"
-say "$deaths deaths; lines that warn: api $(grep -c ' WARN ' "$dir/api.log" || true), worker $(grep -c ' WARN ' "$dir/worker.log" || true)"
+say "$deaths deaths; lines that warn: api $(grep -c WARN "$dir/api.log" || true), worker $(grep -c WARN "$dir/worker.log" || true)"
 must_be_sound "$url"

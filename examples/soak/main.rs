@@ -75,6 +75,8 @@ async fn main() -> Result<ExitCode, Failure> {
     let caller = Arc::new(Caller {
         http: reqwest::Client::builder()
             .no_proxy()
+            // The service's descriptors are to show what the service does, not how many connections a peak has left here.
+            .pool_max_idle_per_host(CALLERS)
             .timeout(LONGEST_REQUEST)
             .build()?,
         base: arguments.base.clone(),
