@@ -22,6 +22,7 @@ pub mod marks;
 pub mod messages;
 pub mod one_shot;
 pub mod ops;
+mod patience;
 pub mod planner_calls;
 mod portable;
 pub mod queue_limits;
