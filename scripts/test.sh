@@ -54,6 +54,10 @@ prepare_tools() {
   need_tool "nodejs npm" "the official DBOS client and mise" node npm
   need_tool prometheus "the queries of the dashboard and the alert rules" prometheus promtool
   need_tool python3 "the checks against Python's DBOS client" python3
+  # Debian has it where not every user looks.
+  PATH=$PATH:/usr/sbin
+  need_tool pgbouncer "the runs behind a pooler in transaction mode" pgbouncer
+  need_tool haproxy "the failover to a standby" haproxy
   need_tool bubblewrap "the half of the sandbox's tests that runs commands within bwrap" bwrap
 }
 

@@ -45,7 +45,8 @@ pub enum SandboxMode {
 pub struct Config {
     /// `DATABASE_URL`: a `sqlite:` or `postgres:` URL. Default: a file under `.stepwell/`.
     pub database_url: String,
-    /// `DATABASE_LISTEN_URL`: the same Postgres without the pooler, for `LISTEN`. Default: `DATABASE_URL`.
+    /// `DATABASE_LISTEN_URL`: the same Postgres without the pooler, for `LISTEN` and migrations; it says that there is one. Default:
+    /// `DATABASE_URL`, and no pooler.
     pub database_listen_url: Option<String>,
     /// `DATABASE_POOL`: most connections to Postgres. Default: 10.
     pub database_pool: u32,
@@ -217,6 +218,7 @@ impl Config {
         }
         Ok(Self {
             database_url: url.to_owned(),
+            database_listen_url: None,
             ..self
         })
     }
@@ -227,6 +229,7 @@ impl Config {
             url: self.database_url.clone(),
             max_connections: self.database_pool,
             sqlite_sync: self.sqlite_sync,
+            direct_url: self.database_listen_url.clone(),
             ..DatabaseOptions::new("")
         }
     }

@@ -10,7 +10,7 @@ use std::process::Output;
 use harness::*;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
-const TASKS: [&str; 23] = [
+const TASKS: [&str; 25] = [
     "build",
     "db:down",
     "db:reset",
@@ -25,6 +25,7 @@ const TASKS: [&str; 23] = [
     "ops:sql:slow",
     "otlp:smoke",
     "quick",
+    "sandbox:soak",
     "start",
     "start:api-shim",
     "start:worker",
@@ -32,6 +33,7 @@ const TASKS: [&str; 23] = [
     "test:e2e:file",
     "test:integration:mock:file",
     "test:unit",
+    "wf:intent:chaos:soak",
     "wf:time:scheduler",
     "wf:time:sleep",
 ];

@@ -44,19 +44,24 @@ pub(super) fn of_product(error: IntentError) -> ApiError {
 /// The answer when the database did not do it. What it said is for the log, not for the caller.
 pub(super) fn of_store(error: &StoreError) -> ApiError {
     if error.is_transient() {
-        tracing::warn!(%error, "the database does not answer");
-        let refusal = ApiError::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "database_unavailable",
-            "the database does not answer; try again",
-        );
-        return ApiError {
-            retry_after: Some(RETRY_AFTER_S),
-            ..refusal
-        };
+        error.warn("a request could not be served");
+        return unavailable();
     }
     tracing::error!(%error, "a request failed");
     internal()
+}
+
+/// The answer when the database is away, or slower than a caller waits. What was asked may have happened: asked again, it happens once.
+pub(super) fn unavailable() -> ApiError {
+    let refusal = ApiError::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "database_unavailable",
+        "the database does not answer; try again",
+    );
+    ApiError {
+        retry_after: Some(RETRY_AFTER_S),
+        ..refusal
+    }
 }
 
 /// The answer to a fault of ours.

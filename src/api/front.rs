@@ -7,7 +7,7 @@ mod load;
 mod target;
 pub(super) mod tokens;
 
-use std::{panic::AssertUnwindSafe, sync::Arc};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
 use openapi::{ApiError, CallInfo};
@@ -15,7 +15,7 @@ use poem::{
     Endpoint, IntoResponse, Middleware, Request, Response, Result,
     http::{HeaderValue, Method},
 };
-use tokio::sync::SemaphorePermit;
+use tokio::{sync::SemaphorePermit, time::timeout};
 
 use self::{body::Granted, hosts::Hosts, load::Load, target::Target, tokens::Tokens};
 use super::errors;
@@ -27,6 +27,11 @@ pub(super) const REQUEST_ID: &str = "x-request-id";
 const LONGEST_REQUEST_ID: usize = 128;
 /// Told whatever the load is: an overloaded service that looks dead is started again for nothing.
 const HEALTH: &str = "/healthz";
+/// Lasts as long as its caller says.
+const TICK: &str = "/tick";
+/// Longest an operation may take until its answer begins. Callers lose their patience after thirty seconds, and some have waited for room
+/// before: who is told nothing does not know what to think.
+const LONGEST_OPERATION: Duration = Duration::from_secs(20);
 
 /// The front door.
 #[derive(Debug, Clone)]
@@ -80,17 +85,22 @@ impl<E: Endpoint> Endpoint for Guarded<E> {
             ..CallInfo::default()
         };
         request.set_data(info.clone());
+        let longest = match request.uri().path() {
+            TICK => Duration::MAX,
+            _ => LONGEST_OPERATION,
+        };
         let mut response = match self.door.admit(&mut request).await {
             Err(refusal) => {
                 body::let_arrive(request);
                 refusal
             }
-            Ok(_room) => match AssertUnwindSafe(self.inner.call(request))
+            Ok(_room) => match AssertUnwindSafe(timeout(longest, self.inner.call(request)))
                 .catch_unwind()
                 .await
             {
-                Ok(Ok(answer)) => answer.into_response(),
-                Ok(Err(error)) => errors::of_framework(error),
+                Ok(Ok(Ok(answer))) => answer.into_response(),
+                Ok(Ok(Err(error))) => errors::of_framework(error),
+                Ok(Err(_)) => errors::unavailable().into_response(),
                 Err(_) => {
                     tracing::error!(request_id = info.request_id, "a request panicked");
                     errors::internal().into_response()

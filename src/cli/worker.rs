@@ -107,6 +107,7 @@ async fn once(
     let mut signals = Signals::catch()?;
     let reach = DatabaseOptions {
         acquire_timeout: CONNECT_WITHIN.min(budget.time),
+        connect_timeout: Duration::ZERO,
         ..config.database()
     };
     let db = Database::connect(&reach)

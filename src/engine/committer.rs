@@ -187,7 +187,7 @@ async fn settle(db: &Database, members: &[&Checkpoint]) -> Vec<Committed> {
                 return verdicts;
             }
             Err(error) => {
-                tracing::warn!(%error, members = members.len(), "a commit did not succeed; looking again");
+                error.warn("a commit did not succeed; looking again");
                 tokio::time::sleep(jitter(pause)).await;
                 pause = (pause * 2).min(Duration::from_secs(5));
                 if matches!(error, StoreError::OutcomeUnknown(_)) && members.len() > 1 {
@@ -314,9 +314,7 @@ impl Facts {
             .await;
             match looked {
                 Ok(found) => due |= found > 0,
-                Err(error) => {
-                    tracing::warn!(%error, "could not look at waits; the reconciler will")
-                }
+                Err(error) => error.warn("could not look at waits; the reconciler will"),
             }
         }
         points::reached(points::Point::AfterLook, "");

@@ -290,7 +290,7 @@ impl Worker {
                 Ok(true) => self.until_beat(life).min(self.until_due(life)),
                 Ok(false) => return Over::Done,
                 Err(error) => {
-                    tracing::warn!(%error, "the database does not answer; trying again");
+                    error.warn("could not look for work; trying again");
                     jitter(Duration::from_millis(200))
                 }
             };

@@ -29,6 +29,9 @@ const NOTIFY_EVERY: Duration = Duration::from_millis(10);
 const DATA_VERSION_EVERY: Duration = Duration::from_millis(100);
 /// How long to wait before listening again after the connection broke.
 const LISTEN_AGAIN: Duration = Duration::from_secs(1);
+/// How long nothing may be heard before the connection that listens is asked whether it lives, and how long it may take to say so.
+const LISTEN_LOOK: Duration = Duration::from_secs(30);
+const LISTEN_ANSWER: Duration = Duration::from_secs(5);
 
 /// What there may be to do.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -240,7 +243,17 @@ async fn listen_on_postgres(
     // What happened before the connection stood was told to nobody.
     signals.hint(|hints| hints.due = true);
     loop {
-        let notification = listener.recv().await?;
+        let notification = match tokio::time::timeout(LISTEN_LOOK, listener.recv()).await {
+            Ok(notification) => notification?,
+            // A connection that was forgotten on its way hears nothing and says nothing for ever. An empty statement has no row in any
+            // statistics.
+            Err(_) => {
+                let asked = sqlx::raw_sql("").execute(&mut listener);
+                let answered = tokio::time::timeout(LISTEN_ANSWER, asked).await;
+                answered.map_err(|late| sqlx::Error::Io(late.into()))??;
+                continue;
+            }
+        };
         let payload = notification.payload();
         match (notification.channel(), payload) {
             (CHANNEL, DUE) => signals.hint(|hints| hints.due = true),

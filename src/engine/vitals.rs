@@ -65,9 +65,9 @@ impl Vitals {
         self.0.phase.subscribe()
     }
 
-    /// Remembers whether the database answers; true when that has changed.
-    pub(super) fn say_reachable(&self, reachable: bool) -> bool {
-        self.0.reachable.swap(reachable, Ordering::Relaxed) != reachable
+    /// Remembers whether the database answers.
+    pub(super) fn say_reachable(&self, reachable: bool) {
+        self.0.reachable.store(reachable, Ordering::Relaxed);
     }
 
     pub(super) fn one_more(&self) {

@@ -110,7 +110,7 @@ impl Worker {
             let claimer = match self.register().await {
                 Ok(claimer) => claimer,
                 Err(error) => {
-                    tracing::warn!(%error, "cannot register with the database yet");
+                    error.warn("cannot register with the database yet");
                     tokio::select! {
                         () = tokio::time::sleep(jitter(HEARTBEAT)) => {}
                         _ = phase.changed() => {}
@@ -173,9 +173,8 @@ impl Worker {
                     Ok(true) => self.vitals.say_reachable(true),
                     Ok(false) => return,
                     Err(error) => {
-                        if self.vitals.say_reachable(false) {
-                            tracing::warn!(%error, "the database does not answer; trying again");
-                        }
+                        self.vitals.say_reachable(false);
+                        error.warn("the heart could not beat; trying again");
                         tokio::time::sleep(jitter(Duration::from_millis(500))).await;
                         continue;
                     }
@@ -191,7 +190,7 @@ impl Worker {
                 && let Err(error) = self.claim_round(life, &hints).await
             {
                 self.signals.put_back(hints);
-                tracing::warn!(%error, "a claim did not succeed");
+                error.warn("a claim did not succeed");
                 life.doubt();
                 tokio::time::sleep(jitter(Duration::from_millis(100))).await;
             }

@@ -10,7 +10,7 @@ use crate::{
     store::{
         Database, StoreError,
         artifacts::{self, ArtifactRow},
-        backend::retrying,
+        backend::until_there,
         blobs::{self, CHUNK_BYTES},
     },
 };
@@ -81,7 +81,8 @@ impl Content {
             Place::Row(bytes) => (bytes.clone(), 0),
             Place::Blob(db) => {
                 let seq = at / CHUNK_BYTES as u64;
-                let chunk = retrying(|| blobs::chunk_of(db, &self.sha256, seq)).await?;
+                // Whoever has begun to read waits for a database that is away.
+                let chunk = until_there(|| blobs::chunk_of(db, &self.sha256, seq)).await?;
                 (chunk, seq * CHUNK_BYTES as u64)
             }
         };

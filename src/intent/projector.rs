@@ -32,9 +32,7 @@ pub async fn project_drift(db: Database) {
             match blobs::collect_garbage(&db, TIDY_AFTER_MS).await {
                 Ok(0) => {}
                 Ok(deleted) => tracing::info!(deleted, "deleted content that nobody names"),
-                Err(error) => {
-                    tracing::warn!(%error, "could not look for content that nobody names")
-                }
+                Err(error) => error.warn("could not look for content that nobody names"),
             }
         }
         match round(&db, look_back_ms).await {

@@ -18,7 +18,10 @@ use crate::{
     engine::{ChildOptions, Context, Receive, StepFailure, Workflow, WorkflowError},
     planner::{self, CallKind, Decision, JobInputs, PlanRequest, PlannerKind},
     sandbox::ErrorCode,
-    store::{Database, app_rows::Row, entity::recipes, planner_calls, status::RunStatus},
+    store::{
+        Database, app_rows::Row, backend::persist, entity::recipes, planner_calls,
+        status::RunStatus,
+    },
     telemetry::spans::{self, Span, TraceContext, TraceId, at_ms},
 };
 
@@ -366,9 +369,10 @@ impl RunWorkflow {
     ) -> Result<(Value, Vec<Row>), StepFailure> {
         let op_key = planner::op_key(run, step);
         let request_hash = planner::request_hash(kind, request);
-        let known = planner_calls::recorded(&self.db.read(), &op_key, &request_hash)
-            .await
-            .map_err(WorkflowError::from)?;
+        let known = persist("look for a recorded answer of the planner", || async {
+            planner_calls::recorded(&self.db.read(), &op_key, &request_hash).await
+        })
+        .await;
         let recorded = known.as_ref().map(|call| call.response.as_str());
         let answer = planner::answer(kind, request, self.strict, recorded)
             .map_err(|e| WorkflowError::new(e.code(), e.to_string()))?;

@@ -25,7 +25,7 @@ use crate::{
     engine::{Context, StepFailure, Workflow, WorkflowError},
     planner::{InputContent, InputLimits, JobInputs},
     sandbox::{ErrorCode, FileContent, FileIn, Finished, Limits, Sandbox, SandboxRequest},
-    store::{Database, app_rows::Row, intents},
+    store::{Database, app_rows::Row, backend::persist, intents},
     telemetry::{
         instruments::RETRIES,
         spans::{self, Span, TraceContext},
@@ -270,7 +270,10 @@ impl TaskWorkflow {
     }
 
     async fn request(&self, task: &TaskInput) -> Result<SandboxRequest, WorkflowError> {
-        let intent = intents::find(&self.db.read(), &task.intent_id).await?;
+        let intent = persist("read what a task is for", || async {
+            intents::find(&self.db.read(), &task.intent_id).await
+        })
+        .await;
         let intent = intent.ok_or_else(|| {
             WorkflowError::new("intent_gone", format!("intent {} is gone", task.intent_id))
         })?;
@@ -304,7 +307,11 @@ impl TaskWorkflow {
             InputContent::Inline(text) => FileContent::Text(text),
             InputContent::Data(bytes) => FileContent::Reader(Box::new(io::Cursor::new(bytes))),
             InputContent::Artifact(id) => {
-                let pieces = match kept_artifacts::content(&self.db, &id).await? {
+                let kept = persist("find a file that is handed in", || {
+                    kept_artifacts::content(&self.db, &id)
+                })
+                .await;
+                let pieces = match kept {
                     Some(content) => {
                         let all = 0..content.size;
                         content.read(all).map_err(io::Error::other).boxed()

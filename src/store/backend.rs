@@ -1,31 +1,38 @@
 //! Owns the connection to the database and every difference between the two back ends. Nothing outside this file asks which one is in use
 //! to choose its SQL: a difference is a named function here.
 
-use std::time::Duration;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use sea_orm::{
     AccessMode, ConnectOptions, ConnectionTrait, Database as SeaDatabase, DatabaseConnection,
     DatabaseTransaction, DbBackend, DbErr, ExecResult, FromQueryResult, IsolationLevel,
-    QueryResult, RuntimeErr, SqliteTransactionMode, Statement, TransactionOptions,
-    TransactionTrait, TryGetable, Value, sqlx,
+    QueryResult, SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait,
+    TryGetable, Value, sqlx,
 };
 use serde::Serialize;
 
-use super::error::StoreError;
+pub use super::patience::{jitter, persist, retrying, until_there};
+use super::{
+    error::StoreError,
+    reach::{self, Reach},
+};
 
-/// How long a statement may wait for a free connection of the pool unless its options say otherwise.
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a process that starts waits for a database that does not listen yet, unless its options say otherwise.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a statement may wait for a free connection of the pool unless its options say otherwise. While nothing listens, the driver
+/// waits so long for somebody who does.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long SQLite waits for another process's write lock before it answers `SQLITE_BUSY`.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
-/// Longest a statement may take, waiting for the server included; then its connection is dropped and the caller looks again. Kept on this
-/// side because a pooler may refuse it as a session setting.
-const STATEMENT_TIMEOUT: Duration = Duration::from_secs(60);
 /// Statements kept prepared per connection: the checkpoint's statements vary with the columns they carry.
 const STATEMENT_CACHE: usize = 300;
 /// Connections that read from SQLite beside the one that writes.
 const SQLITE_READERS: u32 = 4;
-/// How often a transaction is tried again after a serialization failure, a deadlock or a busy file.
-const RETRIES: u32 = 10;
+/// How long to wait for a sign of life.
+const PING_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Whether SQLite flushes every commit to disk.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -46,8 +53,13 @@ pub struct DatabaseOptions {
     pub max_connections: u32,
     /// Durability of a SQLite commit.
     pub sqlite_sync: SqliteSync,
-    /// How long to wait for a connection, also for the first one while nothing listens.
+    /// How long to wait for a connection.
     pub acquire_timeout: Duration,
+    /// How long to wait for the first connection while nothing listens.
+    pub connect_timeout: Duration,
+    /// The same Postgres without the pooler that stands between, if one does. What a transaction-mode pooler cannot carry goes there
+    /// (migrations; `LISTEN` is the engine's), and every statement has a transaction of its own.
+    pub direct_url: Option<String>,
 }
 
 impl DatabaseOptions {
@@ -58,6 +70,8 @@ impl DatabaseOptions {
             max_connections: 10,
             sqlite_sync: SqliteSync::default(),
             acquire_timeout: ACQUIRE_TIMEOUT,
+            connect_timeout: CONNECT_TIMEOUT,
+            direct_url: None,
         }
     }
 }
@@ -67,7 +81,10 @@ impl DatabaseOptions {
 pub struct Database {
     reader: DatabaseConnection,
     writer: DatabaseConnection,
+    /// Past the pooler, where there is one.
+    direct: Option<DatabaseConnection>,
     url: String,
+    reach: Arc<Reach>,
 }
 
 impl Database {
@@ -91,16 +108,51 @@ impl Database {
         connect
             .max_connections(options.max_connections)
             .acquire_timeout(options.acquire_timeout)
+            // The pool's own ping has no deadline.
+            .test_before_acquire(false)
             .sqlx_logging(false);
-        connect.map_sqlx_postgres_opts(|o| {
+        // What is prepared on one server is not there on the next one that the pooler gives.
+        let cache = if options.direct_url.is_some() {
+            0
+        } else {
+            STATEMENT_CACHE
+        };
+        connect.map_sqlx_postgres_opts(move |o| {
             o.application_name("stepwell")
-                .statement_cache_capacity(STATEMENT_CACHE)
+                .statement_cache_capacity(cache)
         });
-        let pool = SeaDatabase::connect(connect).await?;
+        let reach = Arc::new(Reach::new(options.direct_url.is_some()));
+        let watched = Arc::clone(&reach);
+        connect.map_sqlx_postgres_pool_opts(move |pool| reach::watch(pool, &watched));
+        let began = Instant::now();
+        let pool = loop {
+            match SeaDatabase::connect(connect.clone()).await {
+                Err(error)
+                    if StoreError::from(error.clone()).is_transient()
+                        && began.elapsed() < options.connect_timeout =>
+                {
+                    tokio::time::sleep(jitter(Duration::from_millis(500))).await;
+                }
+                connected => break connected?,
+            }
+        };
+        let direct = match &options.direct_url {
+            Some(url) => {
+                let mut connect = ConnectOptions::new(url);
+                connect
+                    .max_connections(1)
+                    .connect_lazy(true)
+                    .sqlx_logging(false);
+                Some(SeaDatabase::connect(connect).await?)
+            }
+            None => None,
+        };
         Ok(Self {
             reader: pool.clone(),
             writer: pool,
+            direct,
             url: options.url.clone(),
+            reach,
         })
     }
 
@@ -138,30 +190,39 @@ impl Database {
         Ok(Self {
             reader,
             writer,
+            direct: None,
             url: options.url.clone(),
+            reach: Arc::default(),
         })
     }
 
-    /// Whether the database answers now.
+    /// Whether the database answers now, and soon: whoever asks has a patience of their own.
     pub async fn ping(&self) -> Result<(), StoreError> {
         let read = self.read();
-        read.query_one_raw(statement(&read, "SELECT 1", [])).await?;
-        Ok(())
+        let asked = read.query_one_raw(statement(&read, "SELECT 1", []));
+        match tokio::time::timeout(PING_TIMEOUT, asked).await {
+            Ok(answer) => answer.map(|_| ()).map_err(StoreError::from),
+            Err(_) => {
+                let error = reach::no_answer_within(PING_TIMEOUT);
+                self.reach.missed(&error);
+                Err(error.into())
+            }
+        }
     }
 
-    /// The connection for migrations: the pool itself, qualifiers untouched.
+    /// The connection for migrations: the pool itself, or past the pooler; qualifiers untouched.
     pub fn migration_connection(&self) -> &DatabaseConnection {
-        &self.writer
+        self.direct.as_ref().unwrap_or(&self.writer)
     }
 
     /// The pool that reads.
     pub fn read(&self) -> Qualified<&DatabaseConnection> {
-        Qualified(&self.reader)
+        Qualified(&self.reader, Arc::clone(&self.reach))
     }
 
     /// The pool for a single statement that writes and commits by itself.
     pub fn write(&self) -> Qualified<&DatabaseConnection> {
-        Qualified(&self.writer)
+        Qualified(&self.writer, Arc::clone(&self.reach))
     }
 
     /// Begins a transaction that writes. SQLite takes its write lock at once, so that it never has to upgrade a read lock.
@@ -170,7 +231,7 @@ impl Database {
             sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
             ..Default::default()
         };
-        Ok(Qualified(self.writer.begin_with_options(options).await?))
+        self.transaction(&self.writer, options).await
     }
 
     /// Begins a transaction that only reads, and in which every statement sees the same instant. On SQLite any transaction of a reader does.
@@ -181,7 +242,16 @@ impl Database {
             access_mode: postgres.then_some(AccessMode::ReadOnly),
             ..Default::default()
         };
-        Ok(Qualified(self.reader.begin_with_options(options).await?))
+        self.transaction(&self.reader, options).await
+    }
+
+    async fn transaction(
+        &self,
+        pool: &DatabaseConnection,
+        options: TransactionOptions,
+    ) -> Result<Transaction, StoreError> {
+        let begun = begin(&self.reach, pool, options).await?;
+        Ok(Qualified(begun, Arc::clone(&self.reach)))
     }
 
     /// The kind of database, for what an operator is told.
@@ -264,7 +334,7 @@ pub fn sqlite_path(url: &str) -> Option<std::path::PathBuf> {
 /// A connection or transaction whose SQL names tables as `"app".x` and `"dbos".x` on both back ends: SQLite, which has one file and no
 /// schemas, gets the names without the qualifier.
 #[derive(Debug)]
-pub struct Qualified<C>(C);
+pub struct Qualified<C>(C, Arc<Reach>);
 
 /// A transaction that writes; dropped without [`Transaction::commit`] it rolls back.
 pub type Transaction = Qualified<DatabaseTransaction>;
@@ -272,8 +342,8 @@ pub type Transaction = Qualified<DatabaseTransaction>;
 impl Transaction {
     /// Makes the transaction's effects durable. An error here leaves the outcome unknown.
     pub async fn commit(self) -> Result<(), StoreError> {
-        self.0
-            .commit()
+        self.1
+            .boundary(self.0.commit())
             .await
             .map_err(|e| match StoreError::from(e) {
                 StoreError::Connection(message) => StoreError::OutcomeUnknown(message),
@@ -283,7 +353,21 @@ impl Transaction {
 
     /// Undoes everything, and says so to the database now.
     pub async fn rollback(self) -> Result<(), StoreError> {
-        Ok(self.0.rollback().await?)
+        Ok(self.1.boundary(self.0.rollback()).await?)
+    }
+}
+
+impl<C: AsConnection> Qualified<C> {
+    /// The transaction of a statement that has none, where it needs one: behind a pooler the server on which it is prepared has to be the one
+    /// that executes it.
+    async fn pinned(&self) -> Result<Option<DatabaseTransaction>, DbErr> {
+        match self.0.pool() {
+            Some(pool) if self.1.is_behind_a_pooler() => {
+                let options = TransactionOptions::default();
+                begin(&self.1, pool, options).await.map(Some)
+            }
+            _ => Ok(None),
+        }
     }
 }
 
@@ -293,16 +377,6 @@ impl<C> Qualified<C> {
             statement.sql = unqualified(&statement.sql);
         }
         statement
-    }
-}
-
-async fn within<T>(call: impl Future<Output = Result<T, DbErr>>) -> Result<T, DbErr> {
-    match tokio::time::timeout(STATEMENT_TIMEOUT, call).await {
-        Ok(answer) => answer,
-        Err(_) => Err(DbErr::Conn(RuntimeErr::Internal(format!(
-            "no answer within {} s",
-            STATEMENT_TIMEOUT.as_secs()
-        )))),
     }
 }
 
@@ -317,40 +391,63 @@ impl<C: AsConnection + Sync> ConnectionTrait for Qualified<C> {
     }
 
     async fn execute_raw(&self, stmt: Statement) -> Result<ExecResult, DbErr> {
-        within(
-            self.0
-                .connection()
-                .execute_raw(self.translate(self.get_database_backend(), stmt)),
-        )
-        .await
+        let stmt = self.translate(self.get_database_backend(), stmt);
+        if let Some(tx) = self.pinned().await? {
+            let done = self.1.statement(tx.execute_raw(stmt)).await?;
+            return self.1.boundary(tx.commit()).await.map(|()| done);
+        }
+        self.1
+            .statement(self.0.connection().execute_raw(stmt))
+            .await
     }
 
     async fn execute_unprepared(&self, sql: &str) -> Result<ExecResult, DbErr> {
-        match self.get_database_backend() {
-            DbBackend::Sqlite => {
-                within(self.0.connection().execute_unprepared(&unqualified(sql))).await
-            }
-            _ => within(self.0.connection().execute_unprepared(sql)).await,
-        }
+        let plain = match self.get_database_backend() {
+            DbBackend::Sqlite => unqualified(sql),
+            _ => sql.to_owned(),
+        };
+        self.1
+            .statement(self.0.connection().execute_unprepared(&plain))
+            .await
     }
 
     async fn query_one_raw(&self, stmt: Statement) -> Result<Option<QueryResult>, DbErr> {
-        within(
-            self.0
-                .connection()
-                .query_one_raw(self.translate(self.get_database_backend(), stmt)),
-        )
-        .await
+        let stmt = self.translate(self.get_database_backend(), stmt);
+        if let Some(tx) = self.pinned().await? {
+            let found = self.1.statement(tx.query_one_raw(stmt)).await?;
+            return self.1.boundary(tx.commit()).await.map(|()| found);
+        }
+        self.1
+            .statement(self.0.connection().query_one_raw(stmt))
+            .await
     }
 
     async fn query_all_raw(&self, stmt: Statement) -> Result<Vec<QueryResult>, DbErr> {
-        within(
-            self.0
-                .connection()
-                .query_all_raw(self.translate(self.get_database_backend(), stmt)),
-        )
-        .await
+        let stmt = self.translate(self.get_database_backend(), stmt);
+        if let Some(tx) = self.pinned().await? {
+            let found = self.1.statement(tx.query_all_raw(stmt)).await?;
+            return self.1.boundary(tx.commit()).await.map(|()| found);
+        }
+        self.1
+            .statement(self.0.connection().query_all_raw(stmt))
+            .await
     }
+}
+
+/// Begins a transaction. Behind a pooler it begins with a server on which others may have prepared statements under the names that this
+/// process is about to use.
+async fn begin(
+    reach: &Reach,
+    pool: &DatabaseConnection,
+    options: TransactionOptions,
+) -> Result<DatabaseTransaction, DbErr> {
+    let tx = reach.boundary(pool.begin_with_options(options)).await?;
+    if reach.is_behind_a_pooler() {
+        reach
+            .statement(tx.execute_unprepared("DEALLOCATE ALL"))
+            .await?;
+    }
+    Ok(tx)
 }
 
 /// What [`Qualified`] wraps.
@@ -359,12 +456,19 @@ pub trait AsConnection {
     type Connection: ConnectionTrait;
     /// The connection behind the wrapper.
     fn connection(&self) -> &Self::Connection;
+    /// The pool, if it is one.
+    fn pool(&self) -> Option<&DatabaseConnection> {
+        None
+    }
 }
 
 impl AsConnection for &DatabaseConnection {
     type Connection = DatabaseConnection;
     fn connection(&self) -> &DatabaseConnection {
         self
+    }
+    fn pool(&self) -> Option<&DatabaseConnection> {
+        Some(self)
     }
 }
 
@@ -427,114 +531,6 @@ pub fn json_rows(rows: &impl Serialize) -> Result<Value, StoreError> {
     ))
 }
 
-/// Runs `work` again, with jitter, while it ends in a serialization failure, a deadlock or a busy file.
-pub async fn retrying<T, F, Fut>(mut work: F) -> Result<T, StoreError>
-where
-    F: FnMut() -> Fut,
-    Fut: Future<Output = Result<T, StoreError>>,
-{
-    let mut tries = 0;
-    loop {
-        match work().await {
-            Err(StoreError::Contention(_)) if tries < RETRIES => {
-                tries += 1;
-                tokio::time::sleep(jitter(Duration::from_millis(2 << tries.min(6)))).await;
-            }
-            other => return other,
-        }
-    }
-}
-
-/// Asks the database until it answers: an operation of a workflow does not fail because a server restarts. An error that no retry mends
-/// keeps the workflow waiting where an operator can see it, rather than ending it with the wrong result.
-pub async fn persist<T, F, Fut>(what: &str, ask: F) -> T
-where
-    F: Fn() -> Fut,
-    Fut: Future<Output = Result<T, StoreError>>,
-{
-    let mut pause = Duration::from_millis(50);
-    loop {
-        match ask().await {
-            Ok(answer) => return answer,
-            Err(error) if error.is_transient() => tracing::debug!(%error, "cannot {what} yet"),
-            Err(error) => tracing::error!(%error, "cannot {what}"),
-        }
-        tokio::time::sleep(jitter(pause)).await;
-        pause = (pause * 2).min(Duration::from_secs(5));
-    }
-}
-
-/// A duration between half of `base` and all of it, so that those who met once do not meet again.
-pub fn jitter(base: Duration) -> Duration {
-    let random = u32::from_le_bytes(
-        uuid::Uuid::new_v4().as_bytes()[..4]
-            .try_into()
-            .unwrap_or_default(),
-    );
-    base / 2 + (base / 2).mul_f64(f64::from(random) / f64::from(u32::MAX))
-}
-
-/// Classifies the driver's error by what the caller can do about it.
-pub(super) fn classify(error: &DbErr) -> StoreError {
-    let message = error.to_string();
-    let source = match error {
-        DbErr::Conn(e) | DbErr::Exec(e) | DbErr::Query(e) => e,
-        DbErr::ConnectionAcquire(_) => return StoreError::Connection(message),
-        _ => return StoreError::Database(message),
-    };
-    let RuntimeErr::SqlxError(source) = source else {
-        return StoreError::Connection(message);
-    };
-    let sqlx::Error::Database(database) = source.as_ref() else {
-        return StoreError::Connection(message);
-    };
-    let code = database.code().unwrap_or_default().into_owned();
-    match code.as_str() {
-        "40001" | "40P01" => StoreError::Contention(message),
-        // SQLite: the low byte of the extended code; 5 busy, 6 locked.
-        _ if code.parse::<u32>().is_ok_and(|c| matches!(c & 0xff, 5 | 6))
-            && database.kind_is_sqlite() =>
-        {
-            StoreError::Contention(message)
-        }
-        // SQLite 19 constraint, 18 too big, 20 mismatch; Postgres classes 22 (data) and 23 (integrity), 54 (limits).
-        _ if database.kind_is_sqlite()
-            && code
-                .parse::<u32>()
-                .is_ok_and(|c| matches!(c & 0xff, 18..=20)) =>
-        {
-            StoreError::Refused(message)
-        }
-        _ if !database.kind_is_sqlite()
-            && ["22", "23", "54"]
-                .iter()
-                .any(|class| code.starts_with(class)) =>
-        {
-            StoreError::Refused(message)
-        }
-        // Class 08 connection, 57 operator intervention, 53 resources: the server, not the statement.
-        _ if !database.kind_is_sqlite()
-            && ["08", "57", "53"]
-                .iter()
-                .any(|class| code.starts_with(class)) =>
-        {
-            StoreError::Connection(message)
-        }
-        _ => StoreError::Database(message),
-    }
-}
-
-trait KindOfDatabase {
-    fn kind_is_sqlite(&self) -> bool;
-}
-
-impl KindOfDatabase for Box<dyn sqlx::error::DatabaseError> {
-    fn kind_is_sqlite(&self) -> bool {
-        self.try_downcast_ref::<sqlx::sqlite::SqliteError>()
-            .is_some()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -546,7 +542,9 @@ mod tests {
             Database {
                 reader: DatabaseConnection::default(),
                 writer: DatabaseConnection::default(),
+                direct: None,
                 url: at,
+                reach: Arc::default(),
             }
             .display_url()
         };

@@ -38,7 +38,7 @@ pub enum StoreError {
 
 impl From<DbErr> for StoreError {
     fn from(error: DbErr) -> Self {
-        super::backend::classify(&error)
+        super::classify::classify(&error)
     }
 }
 
@@ -49,5 +49,15 @@ impl StoreError {
             self,
             Self::Connection(_) | Self::Contention(_) | Self::OutcomeUnknown(_)
         )
+    }
+
+    /// Says in the log that `what` happened because of this. That the database is away is said already, once.
+    pub fn warn(&self, what: &str) {
+        match self {
+            Self::Connection(_) | Self::OutcomeUnknown(_) => {
+                tracing::debug!(error = %self, "{what}")
+            }
+            _ => tracing::warn!(error = %self, "{what}"),
+        }
     }
 }

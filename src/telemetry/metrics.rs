@@ -72,6 +72,7 @@ pub(super) fn watch(db: &Database, app_version: &str) {
 /// Everything that is shown now.
 pub(super) async fn gather() -> Vec<Metric> {
     let mut all = instruments::read();
+    all.push(tasks());
     if let Some(watched) = WATCHED.get() {
         all.push(build_info(&watched.app_version));
         all.push(pool(&watched.db));
@@ -97,7 +98,7 @@ impl Watched {
         )];
         match answer {
             Ok(Ok(rows)) => metrics.extend(GAUGES.iter().map(|gauge| of_rows(gauge, &rows))),
-            Ok(Err(error)) => tracing::warn!(%error, "the database does not answer for its gauges"),
+            Ok(Err(error)) => error.warn("the database does not answer for its gauges"),
             Err(_) => tracing::warn!("the database does not answer for its gauges in time"),
         }
         *last = Some((Instant::now(), metrics.clone()));
@@ -154,6 +155,22 @@ fn build_info(app_version: &str) -> Metric {
             "stepwell_build_info",
             "Always 1; the labels say what runs.",
             1.0,
+        )
+    }
+}
+
+/// What a leak of tasks shows in: it goes up and down with the work, and back.
+#[allow(clippy::cast_precision_loss)] // far below 2^53
+fn tasks() -> Metric {
+    let alive = tokio::runtime::Handle::current()
+        .metrics()
+        .num_alive_tasks();
+    Metric {
+        unit: "{task}",
+        ..single(
+            "stepwell_tasks",
+            "Asynchronous tasks that live in this process.",
+            alive as f64,
         )
     }
 }

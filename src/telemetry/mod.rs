@@ -22,8 +22,8 @@ use crate::{
     store::Database,
 };
 
-/// What a service logs when `RUST_LOG` does not say.
-pub const OF_A_SERVICE: &str = "info,sqlx=warn,sea_orm=warn,sea_orm_migration=warn";
+/// What a service logs when `RUST_LOG` does not say. Of each connection that breaks the driver would say so, and the store says it once.
+pub const OF_A_SERVICE: &str = "info,sqlx=warn,sqlx_core::pool=error,sqlx::pool=error,sqlx::postgres::notice=error,sea_orm=warn,sea_orm_migration=warn";
 /// What a command logs whose output somebody reads.
 pub const OF_A_COMMAND: &str = "warn";
 

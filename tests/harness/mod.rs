@@ -23,14 +23,17 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod backend;
+mod cluster;
 mod engines;
 mod eventually;
 mod http;
 mod lab;
+mod load;
 mod mise;
 mod oracle;
 pub(crate) mod otlp;
 mod product;
+pub(crate) mod proxy;
 mod random;
 mod raw;
 mod server;
@@ -38,16 +41,20 @@ mod stage;
 mod tools;
 
 pub(crate) use backend::Backend;
+pub(crate) use cluster::Cluster;
 pub(crate) use engines::{Process, database};
 pub(crate) use eventually::{eventually, now};
 pub(crate) use http::Answer;
 pub(crate) use lab::{Lab, LabOutput};
+pub(crate) use load::{ROOMY, Told};
 pub(crate) use mise::{mise_bin, mise_command, mise_env};
 pub(crate) use random::{Random, number_from};
 pub(crate) use raw::Wire;
 pub(crate) use server::{Server, free_port};
-pub(crate) use stage::{Stage, run_on};
-pub(crate) use tools::{cache_dir, living_processes, missing_tools, npm_packages, pip_packages};
+pub(crate) use stage::{Stage, run_on, run_on_own_postgres};
+pub(crate) use tools::{
+    cache_dir, living_processes, missing_tools, npm_packages, pip_packages, say_skipped,
+};
 
 /// Makes two tests of each function, on SQLite and on Postgres.
 macro_rules! on_both_databases {
@@ -90,3 +97,21 @@ macro_rules! on_postgres {
     };
 }
 pub(crate) use on_postgres;
+
+/// Makes one test of each function, on a Postgres of its own with these settings, which it may stop.
+macro_rules! on_own_postgres {
+    ($($(#[$meta:meta])* async fn $name:ident($stage:ident: Stage, [$($setting:literal),*]) $body:block)+) => {
+        $(mod $name {
+            use super::*;
+
+            async fn given($stage: Stage) $body
+
+            $(#[$meta])*
+            #[test]
+            fn postgres() {
+                run_on_own_postgres(stringify!($name), &[$($setting),*], given);
+            }
+        })+
+    };
+}
+pub(crate) use on_own_postgres;

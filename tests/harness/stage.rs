@@ -11,6 +11,7 @@ use tokio::process::Command;
 use tokio::sync::OnceCell;
 
 use super::backend::{Backend, postgres_server_url, with_database};
+use super::cluster::Cluster;
 use super::lab::Lab;
 use super::oracle::Oracle;
 use super::server::Server;
@@ -40,12 +41,31 @@ struct Inner {
     name: String,
     dir: PathBuf,
     database_url: String,
+    /// The server of this stage alone, where it has one.
+    cluster: Option<Cluster>,
     servers: Mutex<Vec<Server>>,
     oracle: OnceCell<Oracle>,
 }
 
 /// Runs one test on one database. Called by the macros.
 pub(crate) fn run_on<Test, Body>(backend: Backend, name: &str, test: Test)
+where
+    Test: FnOnce(Stage) -> Body,
+    Body: Future<Output = ()>,
+{
+    run_in(backend, name, None, test);
+}
+
+/// Runs one test on a Postgres of its own with these settings, which it may stop. Called by the macros.
+pub(crate) fn run_on_own_postgres<Test, Body>(name: &str, settings: &[&str], test: Test)
+where
+    Test: FnOnce(Stage) -> Body,
+    Body: Future<Output = ()>,
+{
+    run_in(Backend::Postgres, name, Some(settings), test);
+}
+
+fn run_in<Test, Body>(backend: Backend, name: &str, own: Option<&[&str]>, test: Test)
 where
     Test: FnOnce(Stage) -> Body,
     Body: Future<Output = ()>,
@@ -58,7 +78,7 @@ where
         .enable_all()
         .build()
         .expect("a runtime");
-    let stage = runtime.block_on(Stage::create(backend, name));
+    let stage = runtime.block_on(Stage::create(backend, name, own));
     let body = Box::pin(test(stage.clone()));
     let outcome = catch_unwind(AssertUnwindSafe(|| {
         runtime.block_on(async {
@@ -76,7 +96,7 @@ where
 }
 
 impl Stage {
-    async fn create(backend: Backend, name: &str) -> Self {
+    async fn create(backend: Backend, name: &str, own: Option<&[&str]>) -> Self {
         let unique = format!(
             "{}_{}",
             std::process::id(),
@@ -85,7 +105,15 @@ impl Stage {
         let dir = std::env::temp_dir().join(format!("stepwell-{name}-{unique}"));
         std::fs::create_dir_all(&dir)
             .unwrap_or_else(|error| panic!("cannot create {}: {error}", dir.display()));
+        let cluster = match own {
+            Some(settings) => Some(Cluster::create(dir.join("cluster"), settings).await),
+            None => None,
+        };
         let database_url = match backend {
+            _ if cluster.is_some() => cluster
+                .as_ref()
+                .map(|own| own.url().to_owned())
+                .unwrap_or_default(),
             Backend::Sqlite => format!("sqlite://{}?mode=rwc", dir.join("stepwell.db").display()),
             Backend::Postgres => {
                 let database: String = format!("t{unique}_{name}").chars().take(60).collect();
@@ -98,6 +126,7 @@ impl Stage {
             name: name.to_owned(),
             dir,
             database_url,
+            cluster,
             servers: Mutex::default(),
             oracle: OnceCell::new(),
         }))
@@ -105,6 +134,27 @@ impl Stage {
 
     pub(crate) fn backend(&self) -> Backend {
         self.0.backend
+    }
+
+    /// This stage as another database shows it: for looking at rows, not for starting servers.
+    pub(crate) fn elsewhere(&self, database_url: &str) -> Self {
+        Self(Arc::new(Inner {
+            backend: self.0.backend,
+            name: self.0.name.clone(),
+            dir: self.0.dir.clone(),
+            database_url: database_url.to_owned(),
+            cluster: None,
+            servers: Mutex::default(),
+            oracle: OnceCell::new(),
+        }))
+    }
+
+    /// The server of this stage alone.
+    pub(crate) fn cluster(&self) -> &Cluster {
+        self.0
+            .cluster
+            .as_ref()
+            .expect("the test asked for a Postgres of its own")
     }
 
     pub(crate) fn database_url(&self) -> &str {
@@ -215,6 +265,9 @@ impl Stage {
         if let Some(oracle) = self.0.oracle.get() {
             oracle.close().await;
         }
+        if let Some(cluster) = &self.0.cluster {
+            cluster.stop().await;
+        }
         if !passed {
             for server in &servers {
                 eprintln!(
@@ -233,7 +286,7 @@ impl Stage {
         if std::env::var("MISE_NO_RESET").as_deref() == Ok("1") {
             return;
         }
-        if self.backend() == Backend::Postgres {
+        if self.backend() == Backend::Postgres && self.0.cluster.is_none() {
             let database = self
                 .database_url()
                 .split('?')

@@ -113,7 +113,7 @@ impl Scheduler {
                 match self.read().await {
                     Ok(read) => looks = Some(read),
                     Err(error) => {
-                        tracing::warn!(%error, "cannot read the schedules yet");
+                        error.warn("cannot read the schedules yet");
                         changed.mark_changed();
                         tokio::time::sleep(jitter(CLOCK_EVERY)).await;
                         continue;
@@ -172,7 +172,14 @@ impl Scheduler {
                     Ok(Some(next)) => looks.insert(name, next),
                     Ok(None) => looks.remove(&name),
                     Err(error) => {
-                        tracing::warn!(schedule = name, %error, "a schedule could not be looked at");
+                        match error {
+                            EngineError::Store(error) => {
+                                error.warn("a schedule could not be looked at");
+                            }
+                            error => {
+                                tracing::warn!(schedule = name, %error, "a schedule could not be looked at");
+                            }
+                        }
                         looks.insert(name, now + AGAIN_MS)
                     }
                 };

@@ -59,7 +59,7 @@ impl Product {
         })
         .await??;
         if let Err(error) = cancellations::look(self.db(), &cancelled).await {
-            tracing::warn!(%error, "could not look at who awaits what was cancelled; the reconciler will");
+            error.warn("could not look at who awaits what was cancelled; the reconciler will");
         }
         self.client.cancelled();
         // Where a limit held others back, there may be room now.
