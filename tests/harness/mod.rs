@@ -47,7 +47,9 @@ pub(crate) use random::{Random, number_from};
 pub(crate) use raw::Wire;
 pub(crate) use server::{Server, free_port};
 pub(crate) use stage::{Stage, run_on};
-pub(crate) use tools::{cache_dir, living_processes, missing_tools, npm_packages, pip_packages};
+pub(crate) use tools::{
+    cache_dir, living_processes, missing_tools, npm_packages, pip_packages, say_skipped,
+};
 
 /// Makes two tests of each function, on SQLite and on Postgres.
 macro_rules! on_both_databases {
