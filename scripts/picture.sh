@@ -27,9 +27,9 @@ mkdir "$dir/work"
 
 # What is typed. The second line kills the program in the middle of its command.
 cat >"$dir/session" <<'SESSION'
-stepwell run --id backup -- 'echo copying; sleep 2; echo copied' &
-sleep 1; kill -9 $!
-stepwell run --id backup -- 'echo copying; sleep 2; echo copied'
+stepwell run --id backup -- 'echo copying; sleep 3; echo copied' &
+sleep 2; kill -9 $!
+stepwell run --id backup -- 'echo copying; sleep 3; echo copied'
 stepwell explain backup
 stepwell runs
 stepwell doctor

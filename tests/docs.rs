@@ -19,7 +19,7 @@ macro_rules! typed_pages {
 
         $(#[test]
         fn $name() {
-            if missing_tools(&["bash", "curl", "jq"]) {
+            if missing_tools(&["bash", "curl", "jq", "sqlite3"]) {
                 return;
             }
             run_on(Backend::Sqlite, stringify!($name), |stage| async move {
