@@ -2,6 +2,7 @@
 
 mod access;
 pub mod telemetry;
+pub mod variables;
 
 use std::{fmt::Display, path::PathBuf, str::FromStr, time::Duration};
 
@@ -303,6 +304,10 @@ struct Lookup<'a>(&'a dyn Fn(&str) -> Option<String>);
 impl Lookup<'_> {
     /// A variable that is set and not empty.
     fn text(&self, name: &str) -> Option<String> {
+        debug_assert!(
+            variables::is_listed(name),
+            "{name} is read and not listed in config/variables.rs"
+        );
         (self.0)(name).filter(|text| !text.is_empty())
     }
 

@@ -163,6 +163,7 @@ fn systemd_accepts_the_units() {
     let mut command = std::process::Command::new("systemd-analyze");
     command.arg("verify");
     for name in [
+        "stepwell.service",
         "stepwell-once.service",
         "stepwell-once.timer",
         "stepwell-worker.service",

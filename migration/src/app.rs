@@ -31,6 +31,12 @@ impl MigratorTrait for Migrator {
     }
 }
 
+/// The name of the last migration.
+pub(crate) fn newest() -> String {
+    let last = Migrator::migrations().pop();
+    last.map_or_else(String::new, |migration| migration.name().to_owned())
+}
+
 /// Applies what is missing.
 pub(crate) async fn up(tx: &DatabaseTransaction) -> Result<(), DbErr> {
     if tx.get_database_backend() == DbBackend::Postgres {

@@ -15,6 +15,11 @@ pub use status::Status;
 
 /// The version of the `dbos` schema that this program creates and needs at least.
 pub const DBOS_VERSION: i64 = 123;
+/// The newest migration of `app` that this program brings.
+pub fn newest() -> String {
+    app::newest()
+}
+
 /// The key of the transaction-level lock under which the schema changes; any number that nobody else takes.
 const LOCK_KEY: i64 = 0x5747_4550_5745_4c4c;
 

@@ -1,15 +1,14 @@
-//! Writes `src/generated/` from `openapi.yaml`: `cargo run -p openapi`.
+//! Writes `src/generated/` and `docs/http.md` from `openapi.yaml`: `cargo run -p openapi`.
 
 mod generate;
 
 use std::{fs, path::Path, process::ExitCode};
 
 fn main() -> ExitCode {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/generated");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let written = generate::files().and_then(|files| {
-        for (name, text) in files {
-            fs::write(directory.join(name), text)
-                .map_err(|e| format!("cannot write {name}: {e}"))?;
+        for (path, text) in files {
+            fs::write(root.join(&path), text).map_err(|e| format!("cannot write {path}: {e}"))?;
         }
         Ok(())
     });
@@ -28,12 +27,12 @@ mod tests {
 
     #[test]
     fn what_is_committed_is_what_the_document_says() {
-        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/generated");
-        for (name, text) in generate::files().unwrap() {
-            let committed = fs::read_to_string(directory.join(name)).unwrap_or_default();
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        for (path, text) in generate::files().unwrap() {
+            let committed = fs::read_to_string(root.join(&path)).unwrap_or_default();
             assert!(
                 committed == text,
-                "src/generated/{name} is stale: run `cargo run -p openapi`"
+                "{path} is stale: run `cargo run -p openapi`"
             );
         }
     }

@@ -16,7 +16,7 @@ enum Half {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
-    /// Drop this half and build it again; everything in it is lost.
+    /// Drop this half and build it again; everything in it is lost. Default: nothing is dropped.
     #[arg(long, value_name = "HALF")]
     reset: Option<Half>,
 }

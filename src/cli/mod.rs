@@ -18,6 +18,7 @@ mod service;
 mod session;
 mod status_line;
 mod text;
+mod version;
 mod worker;
 
 use std::{io::Write, process::ExitCode, time::Duration};
@@ -42,7 +43,7 @@ const EX_OF_CLAP: u8 = 2;
 
 /// A durable job runner: checkpointed steps on SQLite or Postgres.
 #[derive(Debug, Parser)]
-#[command(version, about, propagate_version = true)]
+#[command(version = version::SHORT, long_version = version::long(), about, propagate_version = true)]
 struct Arguments {
     /// How logs are written to standard error. `STEPWELL_LOG` sets it, too. Default: human.
     #[arg(long, global = true, value_enum, value_name = "FORMAT")]
@@ -149,6 +150,11 @@ impl From<migration::MigrateError> for CliError {
     }
 }
 
+/// The whole command line, for whoever describes it.
+pub fn command() -> clap::Command {
+    Arguments::command()
+}
+
 /// Runs the command that the arguments name.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -167,7 +173,7 @@ pub fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<ExitCode, CliError> {
     let command = &arguments.command;
     if let Command::Completions { shell } = *command {
-        let mut parser = Arguments::command();
+        let mut parser = self::command();
         clap_complete::generate(shell, &mut parser, "stepwell", &mut std::io::stdout());
         return Ok(ExitCode::SUCCESS);
     }

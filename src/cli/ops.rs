@@ -231,7 +231,7 @@ struct By {
     /// Who acts. Default: the user of this process.
     #[arg(long, value_name = "NAME")]
     actor: Option<String>,
-    /// Why.
+    /// Why. Default: not said.
     #[arg(long)]
     reason: Option<String>,
 }

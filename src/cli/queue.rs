@@ -44,22 +44,22 @@ enum Verb {
 struct SetArguments {
     /// The queue.
     queue: String,
-    /// Most workflows in execution, over all processes.
+    /// Most workflows in execution, over all processes. Default: as it is.
     #[arg(long, value_name = "N|none", value_parser = limit)]
     concurrency: Option<Value>,
-    /// Most workflows in execution in one process.
+    /// Most workflows in execution in one process. Default: as it is.
     #[arg(long, value_name = "N|none", value_parser = limit)]
     worker_concurrency: Option<Value>,
-    /// Most workflows in execution per partition.
+    /// Most workflows in execution per partition. Default: as it is.
     #[arg(long, value_name = "N|none", value_parser = limit)]
     partition_concurrency: Option<Value>,
-    /// Most starts per period, as in `100/60s`.
+    /// Most starts per period, as in `100/60s`. Default: as it is.
     #[arg(long, value_name = "N/PERIOD|none", value_parser = rate)]
     rate: Option<Value>,
-    /// Most workflows that wait to start; runs beyond it are refused.
+    /// Most workflows that wait to start; runs beyond it are refused. Default: as it is.
     #[arg(long, value_name = "N|none", value_parser = limit)]
     max_backlog: Option<Value>,
-    /// Whether partitions take turns.
+    /// Whether partitions take turns. Default: as it is.
     #[arg(long, value_name = "true|false")]
     fair: Option<bool>,
 }

@@ -33,7 +33,8 @@ const MOST_FILE_BYTES: usize = 1_300_000;
 pub(super) struct Arguments {
     #[command(flatten)]
     target: Target,
-    /// Hand in a file; NAME is its path in the command's directory. Default of NAME: the path as it is typed, or the file's name if that leads outside.
+    /// Hand in a file; NAME is its path in the command's directory: the path as it is typed, or the file's name if that leads outside, unless given.
+    /// Default: none.
     #[arg(long = "file", value_name = "[NAME=]FILE")]
     files: Vec<String>,
     /// Take out the files that match, relative to the command's directory: `report.csv`, `out/**`. Default: none.
@@ -69,7 +70,7 @@ pub(super) struct Arguments {
     /// The recipe.
     #[arg(long, value_name = "NAME", default_value = "shell-default")]
     recipe: String,
-    /// An input of the recipe; V is JSON, or text when it is none.
+    /// An input of the recipe; V is JSON, or text when it is none. Default: none.
     #[arg(long = "input", value_name = "K=V")]
     inputs: Vec<String>,
     /// What it is good for, in words. Default: the command.

@@ -252,7 +252,7 @@ pub(super) struct ApproveArguments {
     /// Who approves. Default: the user of this process.
     #[arg(long, value_name = "NAME")]
     by: Option<String>,
-    /// Why.
+    /// Why. Default: not said.
     #[arg(long)]
     notes: Option<String>,
 }

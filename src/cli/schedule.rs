@@ -55,10 +55,10 @@ struct One {
 /// When: a pattern or an interval.
 #[derive(Debug, Clone, clap::Args)]
 struct When {
-    /// A cron pattern: minute, hour, day, month, weekday; with six fields seconds come first.
+    /// A cron pattern: minute, hour, day, month, weekday; with six fields seconds come first. Default: none; `--every` says when.
     #[arg(long, value_name = "PATTERN", conflicts_with = "every")]
     cron: Option<String>,
-    /// The time between two slots, such as 15m or 1h 30m, instead of a pattern.
+    /// The time between two slots, such as 15m or 1h 30m, instead of a pattern. Default: none; `--cron` says when.
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     every: Option<Duration>,
     /// The IANA time zone of the pattern, such as Europe/Berlin. Default: UTC.

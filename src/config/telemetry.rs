@@ -13,7 +13,7 @@ const DEFAULT_ENDPOINTS: [(OtlpProtocol, &str); 2] = [
     (OtlpProtocol::Grpc, "http://localhost:4317"),
 ];
 /// Standard variables that change where or how telemetry goes, and that this program does not honour: setting one is said to be in vain.
-const NOT_HONOURED: [&str; 10] = [
+pub const NOT_HONOURED: [&str; 10] = [
     "OTEL_CONFIG_FILE",
     "OTEL_EXPORTER_OTLP_CERTIFICATE",
     "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE",

@@ -53,6 +53,11 @@ impl Document {
             .map_err(|e| format!("openapi.yaml: {e}"))
     }
 
+    /// The document itself, for what is told and not built.
+    pub(super) fn value(&self) -> &Value {
+        &self.0
+    }
+
     pub(super) fn schemas(&self) -> Result<&Map<String, Value>, String> {
         self.0
             .pointer("/components/schemas")
