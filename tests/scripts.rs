@@ -10,12 +10,18 @@ use std::process::Output;
 use harness::*;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
-const TASKS: [&str; 23] = [
+const TASKS: [&str; 30] = [
     "build",
+    "check",
     "db:down",
     "db:reset",
     "db:sys:reset",
     "db:up",
+    "full",
+    "manual",
+    "oc:daemon:contract",
+    "oc:daemon:signoff",
+    "oc:live:smoke",
     "ops:cancel-batch",
     "ops:fork-batch",
     "ops:list-failed",
@@ -25,6 +31,7 @@ const TASKS: [&str; 23] = [
     "ops:sql:slow",
     "otlp:smoke",
     "quick",
+    "sbx:live:smoke",
     "start",
     "start:api-shim",
     "start:worker",
