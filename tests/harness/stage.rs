@@ -50,6 +50,15 @@ where
     Test: FnOnce(Stage) -> Body,
     Body: Future<Output = ()>,
 {
+    run_within(TEST_DEADLINE, backend, name, test);
+}
+
+/// As [`run_on`], for a test that may take so long.
+pub(crate) fn run_within<Test, Body>(deadline: Duration, backend: Backend, name: &str, test: Test)
+where
+    Test: FnOnce(Stage) -> Body,
+    Body: Future<Output = ()>,
+{
     if !backend.is_selected() {
         return;
     }
@@ -62,11 +71,9 @@ where
     let body = Box::pin(test(stage.clone()));
     let outcome = catch_unwind(AssertUnwindSafe(|| {
         runtime.block_on(async {
-            tokio::time::timeout(TEST_DEADLINE, body)
+            tokio::time::timeout(deadline, body)
                 .await
-                .unwrap_or_else(|_| {
-                    panic!("the test did not end within {} s", TEST_DEADLINE.as_secs())
-                });
+                .unwrap_or_else(|_| panic!("the test did not end within {} s", deadline.as_secs()));
         });
     }));
     runtime.block_on(stage.finish(outcome.is_ok()));
