@@ -9,12 +9,16 @@ mod harness;
 use std::collections::BTreeMap;
 
 use harness::*;
-use stepwell::store::{
-    Database,
-    claims::{self, Claimer},
-    queue_limits::{self, QueueSettings},
-    queue_settings,
-    turns::{self, Turn, Wish},
+use sea_orm::{ConnectionTrait, DbBackend, Statement};
+use stepwell::{
+    engine::migrate,
+    store::{
+        Database, DatabaseOptions, candidates,
+        claims::{self, Claimer},
+        queue_limits::{self, QueueSettings},
+        queue_settings,
+        turns::{self, Turn, Wish},
+    },
 };
 
 /// A period that does not end while the test runs.
@@ -409,5 +413,43 @@ on_both_databases! {
         for case in 0..cases {
             one_queue(&stage, &db, seed + case).await;
         }
+    }
+}
+
+on_postgres! {
+    /// A table that has grown since Postgres last counted it: plans that read all of it are kept until it counts again.
+    async fn a_claim_goes_along_the_index_before_anybody_has_counted_the_table(stage: Stage) {
+        let one = DatabaseOptions { max_connections: 1, ..DatabaseOptions::new(stage.database_url()) };
+        migrate(&Database::connect(&one).await.unwrap()).await.unwrap();
+        stage.sql_execute("ALTER TABLE dbos.workflow_status SET (autovacuum_enabled = false)").await;
+        let db = Database::connect(&one).await.unwrap();
+        let claimer = Claimer {
+            executor_id: "me".into(),
+            app_version: "v1".into(),
+            newest_version: true,
+            names: vec!["test.job".into()],
+            max_recovery_attempts: 20,
+        };
+        let grow = |rows: i64| format!(
+            "INSERT INTO dbos.workflow_status (workflow_uuid, status, name, queue_name, application_version, application_name, priority, recovery_attempts, created_at, updated_at) \
+             SELECT 'job-' || count(*) OVER () || '-' || i, 'ENQUEUED', 'test.job', 'growingQ', 'v1', 'stepwell', 0, 0, i, i FROM generate_series(1, {rows}) AS i"
+        );
+        stage.sql_execute(&grow(100)).await;
+        // More than five times, after which Postgres keeps one plan for all values.
+        for _ in 0..8 {
+            let tx = db.begin().await.unwrap();
+            assert_eq!(candidates::lock_queued(&tx, &claimer, "growingQ", 10, None).await.unwrap().len(), 10);
+            tx.rollback().await.unwrap();
+        }
+        stage.sql_execute(&grow(20_000)).await;
+
+        let tx = db.begin().await.unwrap();
+        assert_eq!(candidates::lock_queued(&tx, &claimer, "growingQ", 10, None).await.unwrap().len(), 10);
+        let counted = "SELECT seq_scan, seq_tup_read, idx_tup_fetch FROM pg_stat_xact_user_tables WHERE schemaname = 'dbos' AND relname = 'workflow_status'";
+        let row = tx.query_one_raw(Statement::from_string(DbBackend::Postgres, counted)).await.unwrap().unwrap();
+        let read = |column: &str| row.try_get::<i64>("", column).unwrap();
+        assert_eq!((read("seq_scan"), read("seq_tup_read")), (0, 0));
+        assert!(read("idx_tup_fetch") < 1_000, "{} rows", read("idx_tup_fetch"));
+        tx.rollback().await.unwrap();
     }
 }

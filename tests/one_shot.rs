@@ -49,7 +49,7 @@ fn refusal(output: &Output) -> (i32, String) {
 
 async fn statements(stage: &Stage) -> i64 {
     let sql = "SELECT COALESCE(sum(calls), 0)::bigint FROM pg_stat_statements s JOIN pg_database d ON d.oid = s.dbid \
-               WHERE d.datname = current_database() AND s.query NOT LIKE '%pg_stat_%'";
+               WHERE d.datname = current_database() AND s.query NOT LIKE '%pg_stat_%' AND s.query NOT LIKE 'SET %'";
     stage.sql_count(sql).await
 }
 

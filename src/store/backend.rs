@@ -29,6 +29,13 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Statements kept prepared per connection: the checkpoint's statements vary with the columns they carry.
 const STATEMENT_CACHE: usize = 300;
+/// How Postgres plans: by the indexes, which the statements are written for. Before it has counted a table that grows fast it takes that for
+/// small, reads and sorts all of it, and keeps such a plan until it has; and no plan here is worth compiling.
+const PLANS: [&str; 3] = [
+    "enable_seqscan = off",
+    "enable_bitmapscan = off",
+    "jit = off",
+];
 /// Connections that read from SQLite beside the one that writes.
 const SQLITE_READERS: u32 = 4;
 /// How long to wait for a sign of life.
@@ -123,7 +130,22 @@ impl Database {
         });
         let reach = Arc::new(Reach::new(options.direct_url.is_some()));
         let watched = Arc::clone(&reach);
-        connect.map_sqlx_postgres_pool_opts(move |pool| reach::watch(pool, &watched));
+        let pooler = options.direct_url.is_some();
+        connect.map_sqlx_postgres_pool_opts(move |pool| {
+            let pool = reach::watch(pool, &watched);
+            if pooler {
+                return pool;
+            }
+            pool.after_connect(|connection, _| {
+                Box::pin(async move {
+                    let text = format!("SET {}", PLANS.join("; SET "));
+                    sqlx::raw_sql(sqlx::AssertSqlSafe(text))
+                        .execute(connection)
+                        .await
+                        .map(|_| ())
+                })
+            })
+        });
         let began = Instant::now();
         let pool = loop {
             match SeaDatabase::connect(connect.clone()).await {
@@ -435,7 +457,7 @@ impl<C: AsConnection + Sync> ConnectionTrait for Qualified<C> {
 }
 
 /// Begins a transaction. Behind a pooler it begins with a server on which others may have prepared statements under the names that this
-/// process is about to use.
+/// process is about to use, and that keeps no setting of ours.
 async fn begin(
     reach: &Reach,
     pool: &DatabaseConnection,
@@ -443,9 +465,8 @@ async fn begin(
 ) -> Result<DatabaseTransaction, DbErr> {
     let tx = reach.boundary(pool.begin_with_options(options)).await?;
     if reach.is_behind_a_pooler() {
-        reach
-            .statement(tx.execute_unprepared("DEALLOCATE ALL"))
-            .await?;
+        let text = format!("DEALLOCATE ALL; SET LOCAL {}", PLANS.join("; SET LOCAL "));
+        reach.statement(tx.execute_unprepared(&text)).await?;
     }
     Ok(tx)
 }
