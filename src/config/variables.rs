@@ -77,7 +77,7 @@ const TOKEN: &str = "at least 16 printable ASCII characters without spaces";
 pub const GROUPS: &[Group] = &[
     Group {
         title: "Database",
-        about: "",
+        about: "Behind a pooler: [deploying.md](deploying.md#behind-a-pooler).",
         variables: &[
             variable(
                 "DATABASE_URL",
@@ -89,7 +89,7 @@ pub const GROUPS: &[Group] = &[
                 "DATABASE_LISTEN_URL",
                 Means("`DATABASE_URL`, and no pooler"),
                 "a postgres:// URL, which is not checked",
-                "the same Postgres without the pooler, for `LISTEN` and migrations; to be set where a pooler in transaction mode stands between ([deploying](deploying.md#behind-a-pooler))",
+                "the same Postgres without the pooler, for `LISTEN` and migrations; to be set where a pooler in transaction mode stands between",
             ),
             variable(
                 "DATABASE_POOL",
