@@ -1,6 +1,10 @@
 //! Owns the list of every variable that is read: what the configuration reference is made of. Reading one that is not listed panics in debug
 //! builds; a test compares the list with what is read, refused and assumed.
 
+mod otlp;
+#[cfg(test)]
+mod tests;
+
 use Unset::{Is, Means};
 
 use super::telemetry::NOT_HONOURED;
@@ -68,19 +72,12 @@ const POSITIVE: &str = "a whole number from 1";
 const PORT: &str = "a port from 0 to 65535";
 const SWITCH: &str = "true or false or 1 or 0";
 const TOKEN: &str = "at least 16 printable ASCII characters without spaces";
-const OTLP_URL: &str = "an http or https URL, like http://127.0.0.1:4318";
-const EXPORTER: &str = "otlp or none";
-const PROTOCOL: &str = "http/protobuf or grpc";
-const PAIRS: &str = "key=value,key=value";
-const MILLISECONDS: &str = "milliseconds from 1";
-const BATCH: &str = "a whole number from 1 to 1000000";
-const OF_ALL: Unset = Means("that of all signals");
 
 /// Every variable that is read, by what it is about.
 pub const GROUPS: &[Group] = &[
     Group {
         title: "Database",
-        about: "",
+        about: "Behind a pooler: [deploying.md](deploying.md#behind-a-pooler).",
         variables: &[
             variable(
                 "DATABASE_URL",
@@ -92,7 +89,7 @@ pub const GROUPS: &[Group] = &[
                 "DATABASE_LISTEN_URL",
                 Means("`DATABASE_URL`, and no pooler"),
                 "a postgres:// URL, which is not checked",
-                "the same Postgres without the pooler, for `LISTEN` and migrations; to be set where a pooler in transaction mode stands between ([deploying](deploying.md#behind-a-pooler))",
+                "the same Postgres without the pooler, for `LISTEN` and migrations; to be set where a pooler in transaction mode stands between",
             ),
             variable(
                 "DATABASE_POOL",
@@ -318,7 +315,7 @@ pub const GROUPS: &[Group] = &[
         title: "Telemetry over OTLP",
         about: "The standard's variables with the standard's meaning: [telemetry.md](telemetry.md). What is said of one signal counts before \
                 what is said of all.",
-        variables: TELEMETRY,
+        variables: otlp::OTLP,
     },
     Group {
         title: "Crash tests",
@@ -340,309 +337,3 @@ pub const GROUPS: &[Group] = &[
         ],
     },
 ];
-
-const TELEMETRY: &[Variable] = &[
-    variable(
-        "OTLP_REQUIRED",
-        Is("0"),
-        SWITCH,
-        "whether the process starts only when its receivers answer; exit code 78 otherwise",
-    ),
-    variable(
-        "OTEL_SDK_DISABLED",
-        Is("false"),
-        SWITCH,
-        "whether nothing is exported",
-    ),
-    variable(
-        "OTEL_EXPORTER_OTLP_ENDPOINT",
-        Means("nothing is exported"),
-        OTLP_URL,
-        "the receiver of all signals",
-    ),
-    variable(
-        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
-        OF_ALL,
-        OTLP_URL,
-        "the receiver of spans",
-    ),
-    variable(
-        "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT",
-        OF_ALL,
-        OTLP_URL,
-        "the receiver of log records",
-    ),
-    variable(
-        "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
-        OF_ALL,
-        OTLP_URL,
-        "the receiver of metrics",
-    ),
-    variable(
-        "OTEL_TRACES_EXPORTER",
-        Is("otlp"),
-        EXPORTER,
-        "whether spans are exported",
-    ),
-    variable(
-        "OTEL_LOGS_EXPORTER",
-        Is("otlp"),
-        EXPORTER,
-        "whether log records are exported",
-    ),
-    variable(
-        "OTEL_METRICS_EXPORTER",
-        Is("otlp"),
-        EXPORTER,
-        "whether metrics are exported",
-    ),
-    variable(
-        "OTEL_EXPORTER_OTLP_PROTOCOL",
-        Is("http/protobuf"),
-        PROTOCOL,
-        "how OTLP is spoken",
-    ),
-    variable(
-        "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
-        OF_ALL,
-        PROTOCOL,
-        "the same for spans",
-    ),
-    variable(
-        "OTEL_EXPORTER_OTLP_LOGS_PROTOCOL",
-        OF_ALL,
-        PROTOCOL,
-        "the same for log records",
-    ),
-    variable(
-        "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL",
-        OF_ALL,
-        PROTOCOL,
-        "the same for metrics",
-    ),
-    variable(
-        "OTEL_EXPORTER_OTLP_HEADERS",
-        Means("none"),
-        PAIRS,
-        "headers of every request, percent-encoded; never shown",
-    ),
-    variable(
-        "OTEL_EXPORTER_OTLP_TRACES_HEADERS",
-        OF_ALL,
-        PAIRS,
-        "the same for spans",
-    ),
-    variable(
-        "OTEL_EXPORTER_OTLP_LOGS_HEADERS",
-        OF_ALL,
-        PAIRS,
-        "the same for log records",
-    ),
-    variable(
-        "OTEL_EXPORTER_OTLP_METRICS_HEADERS",
-        OF_ALL,
-        PAIRS,
-        "the same for metrics",
-    ),
-    variable(
-        "OTEL_EXPORTER_OTLP_TIMEOUT",
-        Is("10000"),
-        MILLISECONDS,
-        "milliseconds that a request may take",
-    ),
-    variable(
-        "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT",
-        OF_ALL,
-        MILLISECONDS,
-        "the same for spans",
-    ),
-    variable(
-        "OTEL_EXPORTER_OTLP_LOGS_TIMEOUT",
-        OF_ALL,
-        MILLISECONDS,
-        "the same for log records",
-    ),
-    variable(
-        "OTEL_EXPORTER_OTLP_METRICS_TIMEOUT",
-        OF_ALL,
-        MILLISECONDS,
-        "the same for metrics",
-    ),
-    variable(
-        "OTEL_EXPORTER_OTLP_COMPRESSION",
-        Is("none"),
-        "none",
-        "how requests are compressed",
-    ),
-    variable(
-        "OTEL_EXPORTER_OTLP_TRACES_COMPRESSION",
-        OF_ALL,
-        "none",
-        "the same for spans",
-    ),
-    variable(
-        "OTEL_EXPORTER_OTLP_LOGS_COMPRESSION",
-        OF_ALL,
-        "none",
-        "the same for log records",
-    ),
-    variable(
-        "OTEL_EXPORTER_OTLP_METRICS_COMPRESSION",
-        OF_ALL,
-        "none",
-        "the same for metrics",
-    ),
-    variable(
-        "OTEL_TRACES_SAMPLER",
-        Is("parentbased_always_on"),
-        "parentbased_always_on or parentbased_always_off or parentbased_traceidratio or always_on or always_off or traceidratio",
-        "which traces are exported; the decision is stored with the run",
-    ),
-    variable(
-        "OTEL_TRACES_SAMPLER_ARG",
-        Is("1"),
-        "a number from 0 to 1",
-        "the share that the samplers with `ratio` in their name export",
-    ),
-    variable(
-        "OTEL_BSP_MAX_QUEUE_SIZE",
-        Is("2048"),
-        BATCH,
-        "spans that may wait; what comes then is lost and counted",
-    ),
-    variable(
-        "OTEL_BSP_MAX_EXPORT_BATCH_SIZE",
-        Is("512"),
-        BATCH,
-        "most spans in one request",
-    ),
-    variable(
-        "OTEL_BSP_SCHEDULE_DELAY",
-        Is("5000"),
-        MILLISECONDS,
-        "milliseconds that the first span of a batch waits for others",
-    ),
-    variable(
-        "OTEL_BLRP_MAX_QUEUE_SIZE",
-        Is("2048"),
-        BATCH,
-        "log records that may wait; what comes then is lost and counted",
-    ),
-    variable(
-        "OTEL_BLRP_MAX_EXPORT_BATCH_SIZE",
-        Is("512"),
-        BATCH,
-        "most log records in one request",
-    ),
-    variable(
-        "OTEL_BLRP_SCHEDULE_DELAY",
-        Is("1000"),
-        MILLISECONDS,
-        "milliseconds that the first record of a batch waits for others",
-    ),
-    variable(
-        "OTEL_METRIC_EXPORT_INTERVAL",
-        Is("60000"),
-        MILLISECONDS,
-        "milliseconds between two exports of metrics",
-    ),
-    variable(
-        "OTEL_SERVICE_NAME",
-        Is("stepwell"),
-        "any text",
-        "who this is; counts before `service.name` of the next one",
-    ),
-    variable(
-        "OTEL_RESOURCE_ATTRIBUTES",
-        Means("`service.name=stepwell`"),
-        PAIRS,
-        "what else is to be said of this process, percent-encoded",
-    ),
-];
-
-#[cfg(test)]
-mod tests {
-    use std::{
-        cell::RefCell,
-        collections::{BTreeMap, BTreeSet},
-    };
-
-    use super::{super::Config, *};
-
-    /// Accepted whatever they say.
-    const UNCHECKED: [&str; 3] = [
-        "DATABASE_LISTEN_URL",
-        "OTEL_SERVICE_NAME",
-        "STEPWELL_SERVER",
-    ];
-    /// Where what is read depends on something, that is so that it is read.
-    const BASE: [(&str, &str); 3] = [
-        ("SBX_MODE", "live"),
-        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://h:1"),
-        ("STEPWELL_TOKEN", "0123456789abcdef"),
-    ];
-
-    fn variables() -> impl Iterator<Item = &'static Variable> {
-        GROUPS.iter().flat_map(|group| group.variables)
-    }
-
-    /// What an environment of [`BASE`] and one more variable is read as; without that variable if it has no value.
-    fn read(name: &str, value: Option<&str>) -> Result<Config, super::super::ConfigError> {
-        let mut environment: BTreeMap<&str, &str> = BASE.into();
-        environment.remove(name);
-        environment.extend(value.map(|value| (name, value)));
-        Config::from_lookup(|name| environment.get(name).map(|value| (*value).to_owned()))
-    }
-
-    #[test]
-    fn what_is_listed_is_what_is_read() {
-        let asked = RefCell::new(BTreeSet::new());
-        let base: BTreeMap<&str, &str> = BASE.into();
-        Config::from_lookup(|name| {
-            asked.borrow_mut().insert(name.to_owned());
-            base.get(name).map(|value| (*value).to_owned())
-        })
-        .unwrap();
-        let listed = variables().map(|variable| variable.name);
-        let listed: BTreeSet<String> = listed.chain(NOT_HONOURED).map(str::to_owned).collect();
-        assert_eq!(asked.into_inner(), listed);
-        let names = variables().map(|variable| variable.name);
-        assert_eq!(names.count(), listed.len() - NOT_HONOURED.len());
-    }
-
-    #[test]
-    fn what_is_said_to_be_the_default_is() {
-        for variable in variables() {
-            let Is(value) = variable.default else {
-                continue;
-            };
-            let unset = read(variable.name, None).unwrap();
-            let set = read(variable.name, Some(value)).unwrap();
-            assert_eq!(
-                format!("{set:?}"),
-                format!("{unset:?}"),
-                "{}",
-                variable.name
-            );
-        }
-    }
-
-    #[test]
-    fn what_is_said_to_be_accepted_is_what_a_refusal_says() {
-        // Nothing but free text is all of these.
-        let garbage = ["a=%zz,", "https://x/y", " "];
-        for variable in variables() {
-            let refused = garbage
-                .iter()
-                .find_map(|value| read(variable.name, Some(value)).err());
-            let unchecked = UNCHECKED.contains(&variable.name);
-            match refused {
-                Some(error) => assert_eq!(
-                    (error.name, error.accepts.as_str()),
-                    (variable.name, variable.accepts)
-                ),
-                None => assert!(unchecked, "{} takes anything", variable.name),
-            }
-        }
-    }
-}
