@@ -128,7 +128,13 @@ elif [ -n "${STEPWELL_TEST_POSTGRES_URL:-}" ]; then
 else
   start_throwaway_postgres
 fi
-say "building"
-cargo build --workspace --all-targets
+# With chosen targets cargo builds what they need, in the next step.
+case " $* " in
+  *' --test '* | *' --lib '* | *' --bin '* | *' --bins '*) ;;
+  *)
+    say "building"
+    cargo build --workspace --all-targets
+    ;;
+esac
 say "testing on: $backends"
 cargo test --workspace "$@"

@@ -10,12 +10,18 @@ use std::process::Output;
 use harness::*;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
-const TASKS: [&str; 25] = [
+const TASKS: [&str; 32] = [
     "build",
+    "check",
     "db:down",
     "db:reset",
     "db:sys:reset",
     "db:up",
+    "full",
+    "manual",
+    "oc:daemon:contract",
+    "oc:daemon:signoff",
+    "oc:live:smoke",
     "ops:cancel-batch",
     "ops:fork-batch",
     "ops:list-failed",
@@ -26,6 +32,7 @@ const TASKS: [&str; 25] = [
     "otlp:smoke",
     "quick",
     "sandbox:soak",
+    "sbx:live:smoke",
     "start",
     "start:api-shim",
     "start:worker",
