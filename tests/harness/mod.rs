@@ -38,6 +38,7 @@ mod random;
 mod raw;
 mod server;
 mod stage;
+mod terminal;
 mod tools;
 
 pub(crate) use backend::Backend;
@@ -45,15 +46,17 @@ pub(crate) use cluster::Cluster;
 pub(crate) use engines::{Process, database};
 pub(crate) use eventually::{eventually, now};
 pub(crate) use http::Answer;
-pub(crate) use lab::{Lab, LabOutput};
+pub(crate) use lab::{Lab, remove_files_of_the_manual};
 pub(crate) use load::{ROOMY, Told};
 pub(crate) use mise::{mise_bin, mise_command, mise_env};
 pub(crate) use random::{Random, number_from};
 pub(crate) use raw::Wire;
 pub(crate) use server::{Server, free_port};
-pub(crate) use stage::{Stage, run_on, run_on_own_postgres};
+pub(crate) use stage::{Stage, run_on, run_on_own_postgres, run_within};
+pub(crate) use terminal::{LabOutput, Terminal};
 pub(crate) use tools::{
-    cache_dir, living_processes, missing_tools, npm_packages, pip_packages, say_skipped,
+    cache_dir, living_processes, machine_lock, missing_tools, npm_packages, pip_packages,
+    say_skipped,
 };
 
 /// Makes two tests of each function, on SQLite and on Postgres.

@@ -53,7 +53,16 @@ where
     Test: FnOnce(Stage) -> Body,
     Body: Future<Output = ()>,
 {
-    run_in(backend, name, None, test);
+    run_in(TEST_DEADLINE, backend, name, None, test);
+}
+
+/// As [`run_on`], for a test that may take so long.
+pub(crate) fn run_within<Test, Body>(deadline: Duration, backend: Backend, name: &str, test: Test)
+where
+    Test: FnOnce(Stage) -> Body,
+    Body: Future<Output = ()>,
+{
+    run_in(deadline, backend, name, None, test);
 }
 
 /// Runs one test on a Postgres of its own with these settings, which it may stop. Called by the macros.
@@ -62,11 +71,16 @@ where
     Test: FnOnce(Stage) -> Body,
     Body: Future<Output = ()>,
 {
-    run_in(Backend::Postgres, name, Some(settings), test);
+    run_in(TEST_DEADLINE, Backend::Postgres, name, Some(settings), test);
 }
 
-fn run_in<Test, Body>(backend: Backend, name: &str, own: Option<&[&str]>, test: Test)
-where
+fn run_in<Test, Body>(
+    deadline: Duration,
+    backend: Backend,
+    name: &str,
+    own: Option<&[&str]>,
+    test: Test,
+) where
     Test: FnOnce(Stage) -> Body,
     Body: Future<Output = ()>,
 {
@@ -82,11 +96,9 @@ where
     let body = Box::pin(test(stage.clone()));
     let outcome = catch_unwind(AssertUnwindSafe(|| {
         runtime.block_on(async {
-            tokio::time::timeout(TEST_DEADLINE, body)
+            tokio::time::timeout(deadline, body)
                 .await
-                .unwrap_or_else(|_| {
-                    panic!("the test did not end within {} s", TEST_DEADLINE.as_secs())
-                });
+                .unwrap_or_else(|_| panic!("the test did not end within {} s", deadline.as_secs()));
         });
     }));
     runtime.block_on(stage.finish(outcome.is_ok()));

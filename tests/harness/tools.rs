@@ -34,6 +34,21 @@ pub(crate) fn cache_dir(name: &str) -> PathBuf {
     dir
 }
 
+/// Waits until no other test of any clone on this machine holds the lock of that name, and holds it.
+pub(crate) async fn machine_lock(name: &str) -> std::fs::File {
+    use std::fs::File;
+    let path = PathBuf::from(format!("/tmp/stepwell-{name}.lock"));
+    // Another user's file can only be opened for reading, which is enough to lock it.
+    let file = File::open(&path)
+        .or_else(|_| File::create(&path))
+        .or_else(|_| File::open(&path))
+        .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    tokio::task::spawn_blocking(move || file.lock().map(|()| file))
+        .await
+        .expect("the lock is waited for")
+        .expect("the lock is taken")
+}
+
 /// The command lines of living processes that contain `marker`, zombies left out.
 pub(crate) fn living_processes(marker: &str) -> Vec<String> {
     if Path::new("/proc/self/cmdline").exists() {
