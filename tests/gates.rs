@@ -25,7 +25,7 @@ fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-async fn script(stage: &Stage, name: &str, env: &[(&str, &str)]) -> Output {
+async fn script(stage: &Stage, name: &str, env: Settings<'_>) -> Output {
     stage
         .tool(path("scripts").join(name).to_str().unwrap())
         .env("STEPWELL_BIN", env!("CARGO_BIN_EXE_stepwell"))
@@ -34,6 +34,9 @@ async fn script(stage: &Stage, name: &str, env: &[(&str, &str)]) -> Output {
         .await
         .unwrap()
 }
+
+/// Variables of the environment.
+type Settings<'a> = &'a [(&'a str, &'a str)];
 
 /// What a daemon answers, by method and path.
 type Answers = Vec<(&'static str, Value)>;
@@ -180,7 +183,7 @@ on_both_databases! {
         let Some(bin) = mise_bin().await else { return };
         let nobody = free_port().to_string();
         let base = format!("http://127.0.0.1:{nobody}");
-        let commands: [(&str, &[(&str, &str)], &[&str]); 4] = [
+        let commands: [(&str, Settings, &[&str]); 4] = [
             ("oc:daemon:signoff", &[("OC_SERVER_PORT", &nobody)], &[&base, "opencode serve --port"]),
             ("oc:daemon:contract", &[("OC_SERVER_PORT", &nobody)], &[&base, "opencode serve --port", "OC_BASE_URL"]),
             ("oc:live:smoke", &[("OC_MODE", "live")], &["OC_MODE is \"live\"", "not built into this version"]),

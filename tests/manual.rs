@@ -36,7 +36,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use harness::*;
-use reader::{Extent, Reader};
+use reader::{Extent, Outcome, Reader, Row};
 use sha2::Digest;
 use table::{Column, table};
 
@@ -85,6 +85,54 @@ fn the_manuals_blocks_are_found_with_their_labs() {
                     O 1, O 2, P 1, P 2, P 3, Q 1, Q 2, Q 3, Q 4, Q 5, R 1, R 2";
     assert_eq!(names.join(", "), expected);
     assert_eq!(names.len(), document::MANUAL.matches("```bash\n").count());
+}
+
+#[test]
+fn what_does_not_hold_or_was_not_run_stands_in_the_table_with_its_reason() {
+    let row = |block, outcome| Row {
+        lab: "K".to_owned(),
+        block,
+        outcome,
+        took: Duration::ZERO,
+    };
+    let column = |outcome| Column {
+        database: "sqlite",
+        rows: vec![row(1, Ok(Outcome::Held)), row(2, outcome)],
+        end: Ok("quick: ran and passed in 80 s\n".to_owned()),
+    };
+
+    let partly = column(Ok(Outcome::NotRun("long")));
+    assert!(partly.holds());
+    let text = table("whole", &[partly]);
+    assert!(
+        text.contains("ok, 1 of 2 blocks") && text.contains("sqlite, K block 2, not run: long"),
+        "{text}"
+    );
+    assert!(
+        text.contains("sqlite, gate quick: ran and passed in 80 s"),
+        "{text}"
+    );
+
+    let failed = column(Err("no tick".to_owned()));
+    assert!(!failed.holds());
+    let text = table("whole", &[failed]);
+    assert!(
+        text.contains("FAILED (0.0 s)") && text.contains("sqlite, K block 2, FAILED: no tick"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_taken_port_is_named() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let refused = servers::are_free(&[port]).unwrap_err();
+    assert!(
+        refused.contains(&format!("[{port}] are taken")),
+        "{refused}"
+    );
+    drop(listener);
+    servers::are_free(&[port]).unwrap();
 }
 
 #[test]
