@@ -55,7 +55,7 @@ impl Arguments {
 pub(super) async fn run(config: &Config, arguments: &Arguments) -> Result<ExitCode, CliError> {
     let options = options(config, arguments)?;
     match budget(arguments)? {
-        Some(budget) => once(config, options, budget).await,
+        Some(budget) => Box::pin(once(config, options, budget)).await,
         None => stay(config, options).await.map(|()| ExitCode::SUCCESS),
     }
 }
