@@ -33,7 +33,7 @@ fn assert_few_complaints(server: &Server, changes: usize) {
     );
 }
 
-/// A file system of its own of so many MiB; none, with a loud message, where this user may not mount.
+/// A file system of its own of so many mebibytes; none, with a loud message, where this user may not mount.
 struct SmallDisk(PathBuf);
 
 impl SmallDisk {

@@ -151,7 +151,7 @@ on_both_databases! {
 
     async fn sandboxes_end_with_the_grace_period(stage: Stage) {
         let server = stage.serve_with(&[LIVE.as_slice(), &[("SHUTDOWN_GRACE_MS", "300")]].concat()).await;
-        let marker = format!("{}.7401", std::process::id());
+        let marker = format!("{}.7401{}", std::process::id(), stage.backend() as u8);
         server.start_job(json!({"command": format!("trap '' TERM; sleep {marker} & sleep {marker}")})).await;
         until_sandbox_lives(&marker).await;
 
@@ -168,7 +168,7 @@ on_both_databases! {
 
     async fn a_second_signal_ends_everything_at_once(stage: Stage) {
         let server = stage.serve_with(&[LIVE.as_slice(), &[("SHUTDOWN_GRACE_MS", "600000")]].concat()).await;
-        let marker = format!("{}.7402", std::process::id());
+        let marker = format!("{}.7402{}", std::process::id(), stage.backend() as u8);
         server.start_job(json!({"command": format!("trap '' TERM; sleep {marker} & sleep {marker}")})).await;
         until_sandbox_lives(&marker).await;
 

@@ -96,7 +96,8 @@ async fn main() -> Result<ExitCode, Failure> {
         tokio::spawn(async move { flat::sample(&watched, begun, length, SAMPLE_EVERY).await });
     let started = steady(&caller, rate, length).await?;
     let samples = sampling.await??;
-    all_end(&caller, started.iter().map(|s| s.run.clone()).collect()).await?;
+    let runs: Vec<String> = started.iter().map(|one| one.run.clone()).collect();
+    all_end(&caller, &runs).await?;
 
     let tolerance = Tolerance {
         length,
@@ -137,7 +138,7 @@ async fn measure(caller: &Arc<Caller>) -> Result<f64, Failure> {
         runs.extend(started??);
     }
     let count = runs.len();
-    all_end(caller, runs).await?;
+    all_end(caller, &runs).await?;
     Ok(f64::from(u32::try_from(count)?) / begun.elapsed().as_secs_f64())
 }
 
@@ -175,7 +176,7 @@ async fn steady(
 }
 
 /// Waits until every run has succeeded.
-async fn all_end(caller: &Arc<Caller>, runs: Vec<String>) -> Result<(), Failure> {
+async fn all_end(caller: &Caller, runs: &[String]) -> Result<(), Failure> {
     let until = Instant::now() + END_WITHIN;
     // The last first: once it has ended, most others have.
     for run in runs.iter().rev() {
