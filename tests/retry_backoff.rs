@@ -46,11 +46,15 @@ async fn attempts(stage: &Stage, run: &str) -> Vec<i64> {
         .collect()
 }
 
+/// An attempt's row has the time of its process, a pause is measured by the database's clock, and a process learns that with every heartbeat anew,
+/// on a busy machine some milliseconds late.
+const CLOCKS_MS: i64 = 100;
+
 fn assert_gaps(attempts: &[i64]) {
     let gaps: Vec<i64> = attempts.windows(2).map(|pair| pair[1] - pair[0]).collect();
     assert_eq!(gaps.len(), 2, "{attempts:?}");
     assert!(
-        gaps[0] >= 1_000 && gaps[1] >= 2_000 && gaps[1] > gaps[0],
+        gaps[0] >= 1_000 - CLOCKS_MS && gaps[1] >= 2_000 - CLOCKS_MS && gaps[1] > gaps[0],
         "{gaps:?}"
     );
 }
@@ -170,7 +174,9 @@ on_both_databases! {
         assert_eq!(header["nextAction"], "REPAIR");
         let attempts = attempts(&stage, &run).await;
         assert_eq!(attempts.len(), 3);
-        assert!(attempts[1] - attempts[0] >= 1_000 && attempts[2] - attempts[1] >= 2_000, "{attempts:?}");
+        // Recovery may stretch either gap, so they need not grow.
+        let gaps = [attempts[1] - attempts[0], attempts[2] - attempts[1]];
+        assert!(gaps[0] >= 1_000 - CLOCKS_MS && gaps[1] >= 2_000 - CLOCKS_MS, "{attempts:?}");
         stage.assert_no_duplicates().await;
     }
 
