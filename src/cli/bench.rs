@@ -114,10 +114,10 @@ fn builder(config: &Config, db: &Database, slots: usize) -> Result<EngineBuilder
     };
     Engine::builder(db.clone(), options)
         .register(Steps)
-        .map_err(failed)
+        .map_err(|error| failed(&error))
 }
 
-fn failed(error: EngineError) -> CliError {
+fn failed(error: &EngineError) -> CliError {
     CliError::Failed(error.to_string())
 }
 
@@ -179,7 +179,7 @@ async fn bench_steps(
             })
             .collect();
         let tx = db.begin().await?;
-        workflows::insert(&tx, &batch.map_err(failed)?).await?;
+        workflows::insert(&tx, &batch.map_err(|error| failed(&error))?).await?;
         tx.commit().await?;
     }
     let before = ended(&db).await?;
