@@ -19,8 +19,8 @@ receiver='' server=''
 clean_up() {
   local status=$?
   trap - EXIT INT TERM
-  if [ -n "$server" ]; then kill "$server" 2>/dev/null && wait "$server" 2>/dev/null || true; fi
-  if [ -n "$receiver" ]; then kill "$receiver" 2>/dev/null && wait "$receiver" 2>/dev/null || true; fi
+  if [ -n "$server" ]; then { kill "$server" && wait "$server"; } 2>/dev/null || :; fi
+  if [ -n "$receiver" ]; then { kill "$receiver" && wait "$receiver"; } 2>/dev/null || :; fi
   if [ "${MISE_NO_RESET:-}" = 1 ]; then say "kept: $dir"; else rm -rf "$dir"; fi
   exit "$status"
 }

@@ -37,7 +37,8 @@ pub(crate) fn cache_dir(name: &str) -> PathBuf {
 /// Waits until no other test of any clone on this machine holds the lock of that name, and holds it.
 pub(crate) async fn machine_lock(name: &str) -> std::fs::File {
     use std::fs::File;
-    let path = std::env::temp_dir().join(format!("stepwell-{name}.lock"));
+    // What is locked is the machine's, too: the manual's files in /tmp and its ports.
+    let path = PathBuf::from(format!("/tmp/stepwell-{name}.lock"));
     // Another user's file can only be opened for reading, which is enough to lock it.
     let file = File::open(&path)
         .or_else(|_| File::create(&path))
