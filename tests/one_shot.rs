@@ -47,12 +47,6 @@ fn refusal(output: &Output) -> (i32, String) {
     )
 }
 
-async fn statements(stage: &Stage) -> i64 {
-    let sql = "SELECT COALESCE(sum(calls), 0)::bigint FROM pg_stat_statements s JOIN pg_database d ON d.oid = s.dbid \
-               WHERE d.datname = current_database() AND s.query NOT LIKE '%pg_stat_%' AND s.query NOT LIKE 'SET %'";
-    stage.sql_count(sql).await
-}
-
 async fn ended_runs(stage: &Stage, status: &str) -> i64 {
     stage
         .sql_count(&format!(
@@ -72,12 +66,12 @@ on_both_databases! {
         assert!(api.terminate().await.success());
 
         let rows = stage.row_counts().await;
-        let asked = if stage.backend() == Backend::Postgres { statements(&stage).await } else { 0 };
+        let asked = if stage.backend() == Backend::Postgres { stage.statements().await } else { 0 };
         let (code, summary) = outcome(&once(&stage, &[], &[]).await);
         let idle = json!({"claimed": 0, "completed": 0, "suspended": 0, "failed": 0, "released": 0, "backlog": 0, "nextWakeAt": null});
         assert_eq!((code, summary), (0, idle));
         if stage.backend() == Backend::Postgres {
-            let asked = statements(&stage).await - asked;
+            let asked = stage.statements().await - asked;
             // Whether the tables are current, which schedules there are, and whether anything is due.
             assert!(asked <= 3, "{asked} statements");
         }

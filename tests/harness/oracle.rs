@@ -174,6 +174,13 @@ impl Stage {
         counts
     }
 
+    /// Statements that this Postgres database was asked so far: our own questions aside, and what a connection is set up with.
+    pub(crate) async fn statements(&self) -> i64 {
+        let sql = "SELECT COALESCE(sum(calls), 0)::bigint FROM pg_stat_statements s JOIN pg_database d ON d.oid = s.dbid \
+                   WHERE d.datname = current_database() AND s.query NOT LIKE '%pg_stat_%' AND s.query NOT LIKE 'SET %'";
+        self.sql_count(sql).await
+    }
+
     /// Pauses the built-in schedule of a server that has started.
     pub(crate) async fn pause_ticks(&self) {
         let pause =
