@@ -350,13 +350,7 @@ async fn one_queue(stage: &Stage, db: &Database, seed: u64) {
     queue_settings::ensure(&db.write(), std::slice::from_ref(&settings))
         .await
         .unwrap();
-    let claimer = Claimer {
-        executor_id: "me".into(),
-        app_version: "v1".into(),
-        newest_version: true,
-        names: vec!["test.job".into()],
-        max_recovery_attempts: 20,
-    };
+    let claimer = claimer();
     let mut model = Model {
         settings,
         started: 0,
@@ -418,6 +412,16 @@ on_both_databases! {
     }
 }
 
+fn claimer() -> Claimer {
+    Claimer {
+        executor_id: "me".into(),
+        app_version: "v1".into(),
+        newest_version: true,
+        names: vec!["test.job".into()],
+        max_recovery_attempts: 20,
+    }
+}
+
 async fn take_ten(tx: &Transaction, claimer: &Claimer) {
     let found = candidates::lock_queued(tx, claimer, "growingQ", 10, None)
         .await
@@ -433,13 +437,7 @@ on_postgres! {
         migrate(&Database::connect(&one).await.unwrap()).await.unwrap();
         stage.sql_execute("ALTER TABLE dbos.workflow_status SET (autovacuum_enabled = false)").await;
         let db = Database::connect(&one).await.unwrap();
-        let claimer = Claimer {
-            executor_id: "me".into(),
-            app_version: "v1".into(),
-            newest_version: true,
-            names: vec!["test.job".into()],
-            max_recovery_attempts: 20,
-        };
+        let claimer = claimer();
         let grow = |rows: i64| format!(
             "INSERT INTO dbos.workflow_status (workflow_uuid, status, name, queue_name, application_version, application_name, priority, recovery_attempts, created_at, updated_at) \
              SELECT 'job-' || count(*) OVER () || '-' || i, 'ENQUEUED', 'test.job', 'growingQ', 'v1', 'stepwell', 0, 0, i, i FROM generate_series(1, {rows}) AS i"
