@@ -155,7 +155,7 @@ fn what_is_quoted_exists() {
             if let Some(command) = quoted.strip_prefix("stepwell ") {
                 exists(command).unwrap_or_else(|error| panic!("{at}: {error}"));
             } else if let Some(task) = quoted.strip_prefix("mise run ") {
-                let name = task.split(' ').next().unwrap();
+                let name = task.split(' ').find(|word| !word.starts_with('-')).unwrap();
                 let known = [format!("[tasks.{name}]"), format!("[tasks.\"{name}\"]")];
                 assert!(known.iter().any(|known| tasks.contains(known)), "{at}");
             } else if ["tests/", "scripts/", "deploy/", "docs/", "examples/"]
