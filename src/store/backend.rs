@@ -205,6 +205,7 @@ impl Database {
                     .foreign_keys(true)
                     .statement_cache_capacity(STATEMENT_CACHE)
             });
+            connect.map_sqlx_sqlite_pool_opts(reach::without_leftovers);
             connect
         };
         let writer = SeaDatabase::connect(open(1)).await?;

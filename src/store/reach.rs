@@ -185,9 +185,57 @@ pub(super) fn watch(
         })
 }
 
+/// Keeps a SQLite connection out of the pool that believes to be in a transaction. When a disk is full SQLite ends the transaction by itself, the
+/// rollback that follows fails, and the driver goes on counting: the next transaction would be a savepoint in one that nobody commits, and what it
+/// acknowledges would be lost.
+pub(super) fn without_leftovers(
+    pool: sqlx::pool::PoolOptions<sqlx::Sqlite>,
+) -> sqlx::pool::PoolOptions<sqlx::Sqlite> {
+    pool.after_release(|connection, _| {
+        Box::pin(async move {
+            // A rollback that is under way is over when this is answered.
+            let answered = connection.ping().await.is_ok();
+            Ok(answered && !connection.is_in_transaction())
+        })
+    })
+}
+
 async fn is_alive(connection: &mut sqlx::PgConnection) -> bool {
     matches!(
         tokio::time::timeout(ALIVE_WITHIN, connection.ping()).await,
         Ok(Ok(()))
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use sea_orm::ConnectionTrait;
+
+    use crate::store::{Database, DatabaseOptions, backend};
+
+    #[tokio::test]
+    async fn a_full_disk_leaves_no_transaction_behind() {
+        let directory = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}", directory.path().join("full.db").display());
+        let db = Database::connect(&DatabaseOptions::new(&url))
+            .await
+            .unwrap();
+        let run = async |text: &str| db.write().execute_unprepared(text).await.map(|_| ());
+        run("CREATE TABLE kept (n INTEGER PRIMARY KEY, content BLOB)")
+            .await
+            .unwrap();
+        run("PRAGMA max_page_count = 20").await.unwrap();
+
+        let tx = db.begin().await.unwrap();
+        let large = "INSERT INTO kept VALUES (1, zeroblob(1000000))";
+        tx.execute_unprepared(large).await.unwrap_err();
+        drop(tx);
+        drop(db.begin().await.unwrap());
+        run("INSERT INTO kept VALUES (2, NULL)").await.unwrap();
+
+        let seen: Vec<i64> = backend::column(&db.read(), "SELECT n FROM kept", [])
+            .await
+            .unwrap();
+        assert_eq!(seen, [2], "what was acknowledged is committed");
+    }
 }
