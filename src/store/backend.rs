@@ -119,18 +119,14 @@ impl Database {
             .test_before_acquire(false)
             .sqlx_logging(false);
         // What is prepared on one server is not there on the next one that the pooler gives.
-        let cache = if options.direct_url.is_some() {
-            0
-        } else {
-            STATEMENT_CACHE
-        };
+        let pooler = options.direct_url.is_some();
+        let cache = if pooler { 0 } else { STATEMENT_CACHE };
         connect.map_sqlx_postgres_opts(move |o| {
             o.application_name("stepwell")
                 .statement_cache_capacity(cache)
         });
-        let reach = Arc::new(Reach::new(options.direct_url.is_some()));
+        let reach = Arc::new(Reach::new(pooler));
         let watched = Arc::clone(&reach);
-        let pooler = options.direct_url.is_some();
         connect.map_sqlx_postgres_pool_opts(move |pool| {
             let pool = reach::watch(pool, &watched);
             if pooler {

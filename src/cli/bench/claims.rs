@@ -14,9 +14,10 @@ use crate::{
         backend::statement,
         candidates,
         checkpoints::{self, Checkpoint, Ending},
-        claims::{self, Claimer},
+        claims::{self, Claimed, Claimer},
         queue_limits::{self, QueueSettings},
-        queue_settings, stalled,
+        queue_settings,
+        stalled::{self, Front},
         turns::{self, Turn, Wish},
         waits::{Condition, Wait},
         workflows::{self, NewWorkflow},
@@ -85,10 +86,7 @@ async fn plain(
     let mut times = Vec::new();
     for n in 0..claims {
         let started = Instant::now();
-        let tx = db.begin().await?;
-        let found = candidates::lock_queued(&tx, &claimer, queue, each, None).await?;
-        let claimed = claims::take(&tx, &claimer, found, None).await?;
-        tx.commit().await?;
+        let claimed = claim_open(db, &claimer, queue, each, None).await?;
         assert_claimed(claimed.len() as u64, each)?;
         if n >= WARM_UP {
             times.push(milliseconds(started));
@@ -104,10 +102,7 @@ async fn put_to_sleep(db: &Database, queue: &str, count: usize) -> Result<(), Cl
     let claimer = claimer();
     let mut asleep = 0;
     while asleep < count {
-        let tx = db.begin().await?;
-        let found = candidates::lock_queued(&tx, &claimer, queue, 5 * BATCH, None).await?;
-        let claimed = claims::take(&tx, &claimer, found, None).await?;
-        tx.commit().await?;
+        let claimed = claim_open(db, &claimer, queue, 5 * BATCH, None).await?;
         if claimed.is_empty() {
             return Err(CliError::Failed(format!("queue {queue} is empty")));
         }
@@ -193,10 +188,7 @@ async fn behind_stalled(db: &Database, arguments: &Arguments) -> Result<(), CliE
         let mut times = Vec::new();
         for n in 0..arguments.claims + WARM_UP {
             let started = Instant::now();
-            let tx = db.begin().await?;
-            let found = candidates::lock_queued(&tx, &claimer, &queue, 1, front).await?;
-            let claimed = claims::take(&tx, &claimer, found, None).await?;
-            tx.commit().await?;
+            let claimed = claim_open(db, &claimer, &queue, 1, front).await?;
             assert_claimed(claimed.len() as u64, 1)?;
             if n >= WARM_UP {
                 times.push(milliseconds(started));
@@ -207,6 +199,22 @@ async fn behind_stalled(db: &Database, arguments: &Arguments) -> Result<(), CliE
     Ok(())
 }
 
+/// A claim from a queue without limits.
+async fn claim_open(
+    db: &Database,
+    claimer: &Claimer,
+    queue: &str,
+    most: u64,
+    front: Option<Front>,
+) -> Result<Vec<Claimed>, StoreError> {
+    let tx = db.begin().await?;
+    let found = candidates::lock_queued(&tx, claimer, queue, most, front).await?;
+    let claimed = claims::take(&tx, claimer, found, None).await?;
+    tx.commit().await?;
+    Ok(claimed)
+}
+
+/// A claim from a queue with limits.
 async fn claim(
     db: &Database,
     claimer: &Claimer,
