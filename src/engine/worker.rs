@@ -245,7 +245,7 @@ impl Worker {
         })
         .await?;
         let Some(pulse) = pulse else { return Ok(false) };
-        life.last_pulse = Some(Instant::now());
+        let has_beaten = life.last_pulse.replace(Instant::now()).is_some();
         self.clock.set(pulse.now);
         self.signals.others_live(pulse.executors > 1);
         self.signals
@@ -269,11 +269,6 @@ impl Worker {
             .chain(pulse.next_deadline)
             .min();
         let mut hints = hints_of(&pulse);
-        if pulse.queued {
-            let queues = self.options.queue_names();
-            life.fronts
-                .look(&self.db, &life.claimer, queues, &self.signals);
-        }
         if timed.is_some_and(|at| at <= pulse.now) {
             let started = executors::pass_delays(&self.db, &life.claimer.names).await?;
             let late = cancellations::pass_deadlines(&self.db).await?;
@@ -282,6 +277,13 @@ impl Worker {
                 hints.due = true;
                 self.signals.cancelled();
             }
+        }
+        // Behind what lets time pass: what was delayed is as old as the front that it comes into.
+        // Not at the start: an invocation that does what is due and goes has no use for it.
+        if pulse.queued && has_beaten {
+            let queues = self.options.queue_names();
+            life.fronts
+                .look(&self.db, &life.claimer, queues, &self.signals);
         }
         let leads = pulse.leader.as_deref() == Some(life.claimer.executor_id.as_str());
         if leads && life.last_round.is_none_or(|at| at.elapsed() >= HEARTBEAT) {
