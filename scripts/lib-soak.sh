@@ -50,16 +50,6 @@ soak_prepare() {
   SOAK=$(realpath "$target/debug/examples/soak")
 }
 
-# await SECONDS COMMAND…: until it succeeds; fails when it has not by then.
-await() {
-  local until=$((SECONDS + $1))
-  shift
-  until "$@"; do
-    [ "$SECONDS" -lt "$until" ] || return 1
-    sleep 0.1
-  done
-}
-
 # launch NAME ARGUMENT…: a process in the background, its output in NAME.log; sets `launched` to its id.
 launch() {
   local name=$1

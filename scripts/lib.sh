@@ -33,6 +33,22 @@ no_arguments() {
 
 have() { command -v "$1" >/dev/null 2>&1; }
 
+# need TOOL…: ends the script without one of them. Debian's packages are called like these tools.
+need() {
+  local tool
+  for tool in "$@"; do have "$tool" || die "$EX_UNAVAILABLE" "$tool not found (Debian: apt-get install $tool)"; done
+}
+
+# await SECONDS COMMAND…: until it succeeds; fails when it has not by then.
+await() {
+  local until=$((SECONDS + $1))
+  shift
+  until "$@"; do
+    [ "$SECONDS" -lt "$until" ] || return 1
+    sleep 0.1
+  done
+}
+
 # ---- the configured database --------------------------------------------------------------------------------------
 
 database_url() { printf '%s\n' "${DATABASE_URL:-sqlite://.stepwell/stepwell.db?mode=rwc}"; }

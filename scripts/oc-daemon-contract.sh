@@ -11,8 +11,7 @@ set -euo pipefail
 help_if_asked "$@"
 no_arguments "$@"
 
-have curl || die "$EX_UNAVAILABLE" "curl not found (Debian: apt-get install curl)"
-have jq || die "$EX_UNAVAILABLE" "jq not found (Debian: apt-get install jq)"
+need curl jq
 
 base=${OC_BASE_URL:-http://127.0.0.1:${OC_SERVER_PORT:-4096}}
 base=${base%/}

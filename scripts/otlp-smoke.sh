@@ -10,8 +10,7 @@ set -euo pipefail
 help_if_asked "$@"
 no_arguments "$@"
 
-have curl || die "$EX_UNAVAILABLE" "curl not found (Debian: apt-get install curl)"
-have jq || die "$EX_UNAVAILABLE" "jq not found (Debian: apt-get install jq)"
+need curl jq
 
 dir=$(mktemp -d "${TMPDIR:-/tmp}/stepwell-otlp-XXXXXX")
 receiver='' server=''
@@ -27,16 +26,6 @@ clean_up() {
 trap clean_up EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
-
-# await SECONDS COMMAND…: until it succeeds; fails when it has not by then.
-await() {
-  local until=$((SECONDS + $1))
-  shift
-  until "$@"; do
-    [ "$SECONDS" -lt "$until" ] || return 1
-    sleep 0.1
-  done
-}
 
 start_own_receiver() {
   need_cargo

@@ -12,7 +12,7 @@ set -euo pipefail
 . "$STEPWELL_ROOT/scripts/lib-soak.sh"
 help_if_asked "$@"
 soak_arguments "$@"
-have curl || die "$EX_UNAVAILABLE" "curl not found (Debian: apt-get install curl)"
+need curl
 
 cluster() {
   local what=$1

@@ -11,7 +11,7 @@ set -euo pipefail
 . "$STEPWELL_ROOT/scripts/lib-soak.sh"
 help_if_asked "$@"
 soak_arguments "$@"
-have curl || die "$EX_UNAVAILABLE" "curl not found (Debian: apt-get install curl)"
+need curl
 
 soak_prepare sandbox
 export DATABASE_URL="sqlite://$dir/soak.db?mode=rwc" PORT=0 ADMIN_PORT=0 SBX_MODE=live SBX_PROVIDER=local OC_MODE=replay

@@ -4,7 +4,6 @@
 
 mod harness;
 
-use std::io::Write;
 use std::time::Duration;
 
 use harness::*;
@@ -33,17 +32,8 @@ const LONG: Pace = Pace {
     down_ms: (0, 2_000),
 };
 
-fn long_tests_are_wanted() -> bool {
-    std::env::var("STEPWELL_TEST_LONG").as_deref() == Ok("1")
-}
-
 fn between(random: &mut Random, (least, most): (u64, u64)) -> Duration {
     Duration::from_millis(least + random.below(most - least + 1))
-}
-
-/// Not eprintln: the test runner hides what a passing test prints that way.
-fn report(line: &str) {
-    let _ = writeln!(std::io::stderr(), "\n{line}");
 }
 
 /// The configuration of a HAProxy that sends everybody to the first server, and to the second one when the first is gone.
@@ -121,7 +111,14 @@ on_own_postgres! {
             let server = server.clone();
             async move { server.load(runs, callers, Duration::from_millis(200)).await }
         });
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        let before = stage.elsewhere(first.url());
+        eventually(Duration::from_secs(20), "runs are under way", || async {
+            match before.sql_count("SELECT count(*) FROM app.runs").await {
+                0..5 => Err("fewer than five runs"),
+                _ => Ok(()),
+            }
+        })
+        .await;
 
         first.stop().await;
         second.promote().await;

@@ -15,8 +15,11 @@ use stepwell::store::{
 
 /// Workflows of the test that looks at plans; `STEPWELL_TEST_LONG=1` makes them a million.
 fn rows_to_list() -> i64 {
-    let long = std::env::var("STEPWELL_TEST_LONG").as_deref() == Ok("1");
-    if long { 1_000_000 } else { 200_000 }
+    if long_tests_are_wanted() {
+        1_000_000
+    } else {
+        200_000
+    }
 }
 const SEEDED_AT: i64 = 1_700_000_000_000;
 

@@ -4,7 +4,6 @@
 
 mod harness;
 
-use std::io::Write;
 use std::time::{Duration, Instant};
 
 use harness::*;
@@ -16,10 +15,6 @@ const CALLERS: usize = 200;
 const MOST_RATIO: f64 = 10.0;
 const READS_WHEN_IDLE: usize = 500;
 const BETWEEN_READS: Duration = Duration::from_millis(5);
-
-fn long_tests_are_wanted() -> bool {
-    std::env::var("STEPWELL_TEST_LONG").as_deref() == Ok("1")
-}
 
 /// A connection that posts, and what it was answered.
 struct Caller {
@@ -224,13 +219,11 @@ on_both_databases! {
         let reads = loaded.len();
         let (idle, loaded) = (p99(idle), p99(loaded));
         let ratio = loaded.as_secs_f64() / idle.as_secs_f64();
-        // Not eprintln: the test runner hides what a passing test prints that way.
-        let _ = writeln!(
-            std::io::stderr(),
-            "\n{}: {CALLERS} callers for {} s: {created} intents, {started} runs, {refused} refusals; {reads} reads, p99 {idle:?} idle, {loaded:?} under load, ratio {ratio:.1}",
+        report(&format!(
+            "{}: {CALLERS} callers for {} s: {created} intents, {started} runs, {refused} refusals; {reads} reads, p99 {idle:?} idle, {loaded:?} under load, ratio {ratio:.1}",
             stage.backend().name(),
             duration.as_secs()
-        );
+        ));
         assert!(started > 0 && refused > 0, "{started} started, {refused} refused");
         assert_eq!(stage.sql_count("SELECT count(*) FROM app.intents").await - intents, created);
         assert_eq!(stage.sql_count("SELECT count(*) FROM app.runs").await - runs, started);

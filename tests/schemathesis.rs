@@ -17,11 +17,7 @@ const REQUIREMENTS: &str = include_str!("schemathesis/requirements.txt");
 
 async fn every_answer_conforms(stage: &Stage, python: &Path) {
     let server = stage.serve().await;
-    let seconds = if std::env::var("STEPWELL_TEST_LONG").as_deref() == Ok("1") {
-        "120"
-    } else {
-        "20"
-    };
+    let seconds = if long_tests_are_wanted() { "120" } else { "20" };
     let document = format!("{}/openapi.json", server.base());
     let output = stage
         .tool(&python.join("bin/schemathesis").display().to_string())

@@ -33,10 +33,6 @@ fn descriptors(pid: u32) -> usize {
     std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
 }
 
-fn long_tests_are_wanted() -> bool {
-    std::env::var("STEPWELL_TEST_LONG").as_deref() == Ok("1")
-}
-
 on_both_databases! {
     async fn half_a_request_is_dropped_and_nobody_else_waits(stage: Stage) {
         let server = stage.serve().await;

@@ -308,8 +308,7 @@ on_both_databases! {
     }
 
     async fn sleepers_that_wake_in_one_minute_are_all_finished(stage: Stage) {
-        let long = std::env::var("STEPWELL_TEST_LONG").as_deref() == Ok("1");
-        let count = if long { SLEEPERS_LONG } else { SLEEPERS };
+        let count = if long_tests_are_wanted() { SLEEPERS_LONG } else { SLEEPERS };
         drop(client(&stage).await);
         // As so many suspended workflows leave it, due within a minute that has just passed.
         let wake = format!("{} + n.i % 60000", now() - 60_000);
@@ -327,7 +326,7 @@ on_both_databases! {
         let began = Instant::now();
         let (one, two) = (engine(stage.database_url()).await, engine(stage.database_url()).await);
 
-        let patience = Duration::from_secs(if long { 540 } else { 120 });
+        let patience = Duration::from_secs(if long_tests_are_wanted() { 540 } else { 120 });
         eventually(patience, "every sleeper has ended", || async {
             let done = stage.sql_count("SELECT count(*) FROM dbos.workflow_status WHERE status = 'SUCCESS'").await;
             if done == count { Ok(()) } else { Err(format!("{done} have")) }

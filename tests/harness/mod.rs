@@ -55,8 +55,8 @@ pub(crate) use server::{Server, free_port};
 pub(crate) use stage::{Stage, run_on, run_on_own_postgres, run_within};
 pub(crate) use terminal::{LabOutput, Terminal};
 pub(crate) use tools::{
-    cache_dir, living_processes, machine_lock, missing_tools, npm_packages, pip_packages,
-    say_skipped,
+    cache_dir, living_processes, long_tests_are_wanted, machine_lock, missing_tools, npm_packages,
+    pip_packages, report, say_skipped,
 };
 
 /// Makes two tests of each function, on SQLite and on Postgres.

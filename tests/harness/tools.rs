@@ -71,11 +71,21 @@ pub(crate) fn living_processes(marker: &str) -> Vec<String> {
         .collect()
 }
 
+/// True when the tests may take minutes, for the sizes that the issues name: `STEPWELL_TEST_LONG=1`.
+pub(crate) fn long_tests_are_wanted() -> bool {
+    std::env::var("STEPWELL_TEST_LONG").as_deref() == Ok("1")
+}
+
+/// Prints a line, of a passing test too.
+pub(crate) fn report(line: &str) {
+    // Not eprintln: the test runner hides what a passing test prints that way.
+    let _ = writeln!(std::io::stderr(), "\n{line}");
+}
+
 /// Says loudly that this test did not run, and why.
 pub(crate) fn say_skipped(why: &str) {
     let test = std::thread::current().name().unwrap_or("a test").to_owned();
-    // Not eprintln: the test runner hides what a passing test prints that way.
-    let _ = writeln!(std::io::stderr(), "\n*** SKIPPED {test}: {why} ***");
+    report(&format!("*** SKIPPED {test}: {why} ***"));
 }
 
 /// A directory whose `node_modules` holds what this `package.json` asks for. Outside the repository, installed once per machine. None, with a loud

@@ -4,14 +4,13 @@
 #![allow(dead_code, unused_imports, unused_macros)]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use stepwell::sandbox::{FileContent, FileIn, Finished, Local, Output, Sandbox, SandboxRequest};
 use tokio::sync::mpsc::Sender;
 
-use super::harness::{eventually, living_processes};
+use super::harness::{eventually, living_processes, say_skipped};
 
 /// Time for everything to end; a directory full of small files is removed at the disk's pace.
 const GONE_DEADLINE: Duration = Duration::from_secs(60);
@@ -31,11 +30,7 @@ impl Given {
         let shim = PathBuf::from(env!("CARGO_BIN_EXE_stepwell"));
         let local = Local::detect(root.path().join("sandbox"), shim, Duration::ZERO).await;
         if wrapped && local.bwrap.is_none() {
-            let test = std::thread::current().name().unwrap_or("a test").to_owned();
-            let _ = writeln!(
-                std::io::stderr(),
-                "\n*** SKIPPED {test}: bwrap is not installed or does not work here ***"
-            );
+            say_skipped("bwrap is not installed or does not work here");
             return None;
         }
         let bwrap = local.bwrap.clone().filter(|_| wrapped);
