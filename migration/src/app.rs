@@ -3,6 +3,7 @@
 mod cancellations;
 mod outputs;
 mod queues;
+mod recordings;
 mod schedules;
 
 use sea_orm_migration::{
@@ -27,6 +28,7 @@ impl MigratorTrait for Migrator {
             Box::new(cancellations::Cancellations),
             Box::new(schedules::Schedules),
             Box::new(queues::Queues),
+            Box::new(recordings::Recordings),
         ]
     }
 }

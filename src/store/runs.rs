@@ -1,8 +1,9 @@
 //! Owns the rows of runs and of what hangs on them: steps, tasks, approvals. Checkpoints write most of them; here they are started and read.
 
 use sea_orm::{
-    ActiveModelTrait, ColumnTrait, Condition, ConnectionTrait, EntityTrait, FromQueryResult,
-    IntoActiveModel, QueryFilter, QueryOrder, QuerySelect, sea_query::OnConflict,
+    ActiveModelTrait, ColumnTrait, ConnectionTrait, EntityTrait, ExprTrait, FromQueryResult,
+    IntoActiveModel, QueryFilter, QueryOrder, QuerySelect, QueryTrait,
+    sea_query::{Expr, OnConflict, UnionType},
 };
 
 use super::{
@@ -22,10 +23,16 @@ pub async fn insert(tx: &impl ConnectionTrait, run: runs::Model) -> Result<(), S
 
 /// A run by its own id or by that of its workflow.
 pub async fn find(db: &impl ConnectionTrait, id: &str) -> Result<Option<runs::Model>, StoreError> {
-    let either = Condition::any()
-        .add(runs::Column::Id.eq(id))
-        .add(runs::Column::WorkflowId.eq(id));
-    Ok(runs::Entity::find().filter(either).one(db).await?)
+    use runs::Column as C;
+    let with = |column: C| {
+        let query = runs::Entity::find().select_only().column(C::Id);
+        query.filter(column.eq(id)).into_query()
+    };
+    // Two lookups: with OR between them Postgres would read a whole index.
+    let mut either = with(C::Id);
+    either.union(UnionType::All, with(C::WorkflowId));
+    let query = runs::Entity::find().filter(C::Id.in_subquery(either));
+    Ok(query.one(db).await?)
 }
 
 /// Which runs to list.
@@ -64,14 +71,9 @@ pub async fn list(
         query = query.filter(runs::Column::CreatedAt.gte(since));
     }
     if let Some((created_at, id)) = &filter.after {
-        let same_time = Condition::all()
-            .add(runs::Column::CreatedAt.eq(*created_at))
-            .add(runs::Column::Id.lt(id));
-        query = query.filter(
-            Condition::any()
-                .add(runs::Column::CreatedAt.lt(*created_at))
-                .add(same_time),
-        );
+        let place = [runs::Column::CreatedAt, runs::Column::Id].map(|c| c.into_expr());
+        let last = Expr::tuple([Expr::val(*created_at), Expr::val(id)]);
+        query = query.filter(Expr::tuple(place).lt(last));
     }
     let query = query
         .order_by_desc(runs::Column::CreatedAt)
