@@ -123,14 +123,14 @@ fn failed(error: &EngineError) -> CliError {
 
 /// What executes: an engine of this process, or processes of their own, which end with it.
 enum Executing {
-    Here(Engine),
+    Here(Box<Engine>),
     Processes(Vec<Child>),
 }
 
 impl Executing {
     fn start(builder: EngineBuilder, slots: usize, workers: usize) -> Result<Self, CliError> {
         if workers <= 1 {
-            return Ok(Self::Here(builder.launch()));
+            return Ok(Self::Here(Box::new(builder.launch())));
         }
         let spawn = |_| {
             Command::new("/proc/self/exe")

@@ -12,7 +12,7 @@ use crate::{
     config::{Config, SandboxMode},
     engine::{self, Client},
     intent::{self, Product},
-    store::{Database, backend::sqlite_path},
+    store::{Database, DatabaseOptions, backend::sqlite_path},
 };
 
 #[derive(Debug, clap::Args)]
@@ -35,7 +35,11 @@ pub(super) async fn run(config: &Config, arguments: &Arguments) -> Result<(), Cl
     {
         return Err(CliError::Failed(format!("there is no database at {url}")));
     }
-    let db = Database::connect(&config.database()).await?;
+    let reach = DatabaseOptions {
+        for_callers: attached.is_none(),
+        ..config.database()
+    };
+    let db = Database::connect(&reach).await?;
     if attached.is_some() {
         must_be_dbos(&db).await?;
     }
@@ -47,13 +51,16 @@ pub(super) async fn run(config: &Config, arguments: &Arguments) -> Result<(), Cl
     let admin_listener = bind(config, config.admin_port, "health").await?;
     let (engine, sandboxes) = launch(config, &db, firing(config.engine())).await?;
     let sandbox = sandboxes.name;
-    let product = Product::new(engine.client().clone(), config);
+    let callers = db.for_callers();
+    let client = engine.client().on(callers.clone());
+    let product = Product::new(client, config);
     let ticks = Ticks::new(
         one_shot(config, &db, config.engine(), sandboxes),
         &config.access,
     );
     let version = config.app_version.clone();
-    let service = ApiService::new(product, db.clone(), version.clone()).with_ticks(ticks.clone());
+    let service =
+        ApiService::new(product, callers.clone(), version.clone()).with_ticks(ticks.clone());
     let mut servers = Servers::new(config.shutdown_grace);
     let app = api::app(service, &config.access).map_err(CliError::Failed)?;
     let address = servers.answer(listener, app, api::API_CONNECTIONS)?;

@@ -95,7 +95,7 @@ pub const GROUPS: &[Group] = &[
                 "DATABASE_POOL",
                 Is("10"),
                 POSITIVE,
-                "most connections to Postgres",
+                "most connections to Postgres; `serve` keeps a third of them, three at most, for callers who read",
             ),
             variable(
                 "SQLITE_SYNC",

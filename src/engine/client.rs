@@ -69,6 +69,12 @@ impl Client {
         Self::new(db, signals, app_version)
     }
 
+    /// The same client on another handle of its database.
+    #[must_use]
+    pub fn on(&self, db: Database) -> Self {
+        Self { db, ..self.clone() }
+    }
+
     /// The database behind it.
     pub fn database(&self) -> &Database {
         &self.db

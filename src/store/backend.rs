@@ -38,6 +38,9 @@ const PLANS: [&str; 3] = [
 ];
 /// Connections that read from SQLite beside the one that writes.
 const SQLITE_READERS: u32 = 4;
+/// Connections that are kept for callers, who read while workflows are executed: more readers of SQLite, and at most a third of what a Postgres
+/// pool may open.
+const CALLERS: u32 = 3;
 /// How long to wait for a sign of life.
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -67,10 +70,12 @@ pub struct DatabaseOptions {
     /// The same Postgres without the pooler that stands between, if one does. What a transaction-mode pooler cannot carry goes there
     /// (migrations; `LISTEN` is the engine's), and every statement has a transaction of its own.
     pub direct_url: Option<String>,
+    /// Whether connections are kept for callers: so it is in a process that executes workflows and answers requests.
+    pub for_callers: bool,
 }
 
 impl DatabaseOptions {
-    /// Options with the defaults for `url`: ten connections, SQLite flushed at every commit.
+    /// Options with the defaults for `url`: ten connections, none kept for callers, SQLite flushed at every commit.
     pub fn new(url: impl Into<String>) -> Self {
         Self {
             url: url.into(),
@@ -79,15 +84,27 @@ impl DatabaseOptions {
             acquire_timeout: ACQUIRE_TIMEOUT,
             connect_timeout: CONNECT_TIMEOUT,
             direct_url: None,
+            for_callers: false,
+        }
+    }
+
+    /// How many connections are kept for callers.
+    fn kept_for_callers(&self) -> u32 {
+        match self.for_callers {
+            true if self.url.starts_with("sqlite:") => CALLERS,
+            true => CALLERS.min(self.max_connections / 3),
+            false => 0,
         }
     }
 }
 
-/// A handle on the database: cheap to clone, one pool behind it.
+/// A handle on the database: cheap to clone, the same pools behind it.
 #[derive(Debug, Clone)]
 pub struct Database {
     reader: DatabaseConnection,
     writer: DatabaseConnection,
+    /// For who reads without executing.
+    callers: Option<DatabaseConnection>,
     /// Past the pooler, where there is one.
     direct: Option<DatabaseConnection>,
     url: String,
@@ -111,9 +128,10 @@ impl Database {
         if !options.url.starts_with("postgres://") && !options.url.starts_with("postgresql://") {
             return Err(StoreError::Url);
         }
+        let callers = options.kept_for_callers();
         let mut connect = ConnectOptions::new(&options.url);
         connect
-            .max_connections(options.max_connections)
+            .max_connections(options.max_connections - callers)
             .acquire_timeout(options.acquire_timeout)
             // The pool's own ping has no deadline.
             .test_before_acquire(false)
@@ -154,6 +172,10 @@ impl Database {
                 connected => break connected?,
             }
         };
+        let callers = match callers {
+            0 => None,
+            n => Some(SeaDatabase::connect(connect.max_connections(n).clone()).await?),
+        };
         let direct = match &options.direct_url {
             Some(url) => {
                 let mut connect = ConnectOptions::new(url);
@@ -168,6 +190,7 @@ impl Database {
         Ok(Self {
             reader: pool.clone(),
             writer: pool,
+            callers,
             direct,
             url: options.url.clone(),
             reach,
@@ -206,13 +229,28 @@ impl Database {
         };
         let writer = SeaDatabase::connect(open(1)).await?;
         let reader = SeaDatabase::connect(open(SQLITE_READERS)).await?;
+        let callers = match options.kept_for_callers() {
+            0 => None,
+            n => Some(SeaDatabase::connect(open(n)).await?),
+        };
         Ok(Self {
             reader,
             writer,
+            callers,
             direct: None,
             url: options.url.clone(),
             reach: Arc::default(),
         })
+    }
+
+    /// The same database for who reads without executing: where connections are kept for callers they need not queue behind the workflows, of
+    /// which each wants to read at the same moment.
+    pub fn for_callers(&self) -> Self {
+        let callers = self.callers.as_ref().unwrap_or(&self.reader);
+        Self {
+            reader: callers.clone(),
+            ..self.clone()
+        }
     }
 
     /// Whether the database answers now, and soon: whoever asks has a patience of their own.
@@ -295,26 +333,31 @@ impl Database {
     /// How far the pools are used.
     pub fn pool_use(&self) -> Vec<PoolUse> {
         let size = |idle: usize| u32::try_from(idle).unwrap_or(u32::MAX);
-        if self.is_sqlite() {
-            let pools = [("reader", &self.reader), ("writer", &self.writer)];
-            let used = pools.map(|(name, connection)| {
+        let sqlite = self.is_sqlite();
+        let pools = match sqlite {
+            true => vec![("reader", &self.reader), ("writer", &self.writer)],
+            false => vec![("postgres", &self.reader)],
+        };
+        let callers = self.callers.as_ref().map(|pool| ("callers", pool));
+        let used = |(name, connection): (_, &DatabaseConnection)| {
+            let (open, idle, most) = if sqlite {
                 let pool = connection.get_sqlite_connection_pool();
-                PoolUse {
-                    name,
-                    open: pool.size(),
-                    idle: size(pool.num_idle()),
-                    most: pool.options().get_max_connections(),
-                }
-            });
-            return used.into();
-        }
-        let pool = self.reader.get_postgres_connection_pool();
-        vec![PoolUse {
-            name: "postgres",
-            open: pool.size(),
-            idle: size(pool.num_idle()),
-            most: pool.options().get_max_connections(),
-        }]
+                let most = pool.options().get_max_connections();
+                (pool.size(), pool.num_idle(), most)
+            } else {
+                let pool = connection.get_postgres_connection_pool();
+                let most = pool.options().get_max_connections();
+                (pool.size(), pool.num_idle(), most)
+            };
+            let idle = size(idle);
+            PoolUse {
+                name,
+                open,
+                idle,
+                most,
+            }
+        };
+        pools.into_iter().chain(callers).map(used).collect()
     }
 
     /// The pool, for `LISTEN`; none on SQLite.
@@ -560,6 +603,7 @@ mod tests {
             Database {
                 reader: DatabaseConnection::default(),
                 writer: DatabaseConnection::default(),
+                callers: None,
                 direct: None,
                 url: at,
                 reach: Arc::default(),
