@@ -334,7 +334,7 @@ on_both_databases! {
         .await;
 
         let took = began.elapsed();
-        eprintln!("{count} sleepers that woke in one minute were finished in {} ms on {}", took.as_millis(), stage.backend().name());
+        report(&format!("{count} sleepers that woke in one minute were finished in {} ms on {}", took.as_millis(), stage.backend().name()));
         for (table, rows) in [("app.waits", 0), ("app.claims", 0), ("dbos.operation_outputs", 3 * count)] {
             assert_eq!(stage.sql_count(&format!("SELECT count(*) FROM {table}")).await, rows, "{table}");
         }

@@ -115,13 +115,20 @@ impl Database {
     /// Opens the pool. A SQLite file is created when missing, its directory too.
     ///
     /// # Errors
-    /// [`StoreError::Url`] for a scheme that is neither, and the driver's error when the database cannot be reached.
+    /// [`StoreError::Url`] for a scheme that is neither, and the driver's error, with where that was, when the database cannot be reached.
     pub async fn connect(options: &DatabaseOptions) -> Result<Self, StoreError> {
-        if options.url.starts_with("sqlite:") {
+        let connected = if options.url.starts_with("sqlite:") {
             Self::connect_sqlite(options).await
         } else {
             Self::connect_postgres(options).await
-        }
+        };
+        connected.map_err(|error| match error {
+            StoreError::Connection(message) => {
+                let place = without_password(&options.url);
+                StoreError::Connection(format!("{place} does not answer: {message}"))
+            }
+            other => other,
+        })
     }
 
     async fn connect_postgres(options: &DatabaseOptions) -> Result<Self, StoreError> {
@@ -318,16 +325,7 @@ impl Database {
 
     /// Where this is, without the password.
     pub fn display_url(&self) -> String {
-        match (self.url.find("://"), self.url.rfind('@')) {
-            (Some(scheme), Some(at)) if at > scheme => {
-                let user = self.url[scheme + 3..at]
-                    .split(':')
-                    .next()
-                    .unwrap_or_default();
-                format!("{}{user}@{}", &self.url[..scheme + 3], &self.url[at + 1..])
-            }
-            _ => self.url.clone(),
-        }
+        without_password(&self.url)
     }
 
     /// How far the pools are used.
@@ -383,6 +381,21 @@ pub struct PoolUse {
     pub idle: u32,
     /// Connections that there may be.
     pub most: u32,
+}
+
+fn without_password(url: &str) -> String {
+    // Postgres takes one among its options, too.
+    let url = match url.split_once('?') {
+        Some((place, _)) if url.starts_with("postgres") => place,
+        _ => url,
+    };
+    match (url.find("://"), url.rfind('@')) {
+        (Some(scheme), Some(at)) if at > scheme => {
+            let user = url[scheme + 3..at].split(':').next().unwrap_or_default();
+            format!("{}{user}@{}", &url[..scheme + 3], &url[at + 1..])
+        }
+        _ => url.to_owned(),
+    }
 }
 
 /// The file of a `sqlite:` URL; none for a database in memory.
@@ -598,23 +611,14 @@ mod tests {
 
     #[test]
     fn passwords_are_not_displayed() {
-        let shown = |url: &str| {
-            let at = url.to_owned();
-            Database {
-                reader: DatabaseConnection::default(),
-                writer: DatabaseConnection::default(),
-                callers: None,
-                direct: None,
-                url: at,
-                reach: Arc::default(),
-            }
-            .display_url()
-        };
         assert_eq!(
-            shown("postgres://me:secret@localhost:5432/x"),
+            without_password("postgres://me:secret@localhost:5432/x"),
             "postgres://me@localhost:5432/x"
         );
-        assert_eq!(shown("postgres://localhost/x"), "postgres://localhost/x");
+        assert_eq!(
+            without_password("postgres://localhost/x?password=secret"),
+            "postgres://localhost/x"
+        );
     }
 
     #[test]
