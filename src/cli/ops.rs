@@ -1,5 +1,5 @@
 //! `stepwell ops` and `stepwell retry`: the operator's commands. They talk to the six routes of the ops plane, of a server or of this process, and
-//! so they do to DBOS's workflows what they do to ours. The trail is read from the database itself.
+//! so they do to DBOS's workflows what they do to ours. What has no route, the trail and the move to another version, works on the database itself.
 
 mod batch;
 mod ids;
@@ -49,7 +49,9 @@ enum Command {
     Resume(batch::Arguments),
     /// Copy workflows up to a step, and queue the copies, which execute that step and what follows.
     Fork(batch::ForkArguments),
-    /// Print the trail: every cancel, resume, fork and retry that was accepted, newest first.
+    /// Give workflows that nobody executes, and what is below them, to another application version.
+    Move(batch::MoveArguments),
+    /// Print the trail: every cancel, resume, fork, move and retry that was accepted, newest first.
     Log(log::Arguments),
 }
 
@@ -62,6 +64,7 @@ pub(super) async fn run(config: &Config, arguments: &Arguments) -> Result<ExitCo
         Command::Cancel(batch) => return batch::cancel(config, target, batch).await,
         Command::Resume(batch) => return batch::resume(config, target, batch).await,
         Command::Fork(fork) => return batch::fork(config, target, fork).await,
+        Command::Move(moving) => return batch::move_to(config, target, moving).await,
         Command::Log(log) => log::run(config, target, log).await?,
     }
     Ok(ExitCode::SUCCESS)
@@ -237,14 +240,16 @@ struct By {
 }
 
 impl By {
-    /// The body of a request that says so.
-    fn body(&self) -> Value {
-        let actor = self
-            .actor
+    fn actor(&self) -> String {
+        self.actor
             .clone()
             .or_else(|| crate::config::variable("USER"))
-            .unwrap_or_else(|| "stepwell ops".into());
-        let mut body = json!({"actor": actor});
+            .unwrap_or_else(|| "stepwell ops".into())
+    }
+
+    /// The body of a request that says so.
+    fn body(&self) -> Value {
+        let mut body = json!({"actor": self.actor()});
         if let Some(reason) = &self.reason {
             body["reason"] = reason.as_str().into();
         }

@@ -32,6 +32,19 @@ impl Target {
     pub(super) fn names_a_server(&self, config: &Config) -> bool {
         self.server.is_some() || config.server.is_some()
     }
+
+    /// The product on the database of `DATABASE_URL`, for what has no route; `what` it is that is done there begins the refusal of a server.
+    pub(super) async fn product(&self, config: &Config, what: &str) -> Result<Product, CliError> {
+        if self.names_a_server(config) {
+            return Err(CliError::Usage(format!(
+                "{what} the database of DATABASE_URL; leave --server and STEPWELL_SERVER out"
+            )));
+        }
+        let db = Database::connect(&config.database()).await?;
+        engine::migrate(&db).await?;
+        let client = Client::without_engine(db, config.app_version.clone());
+        Ok(Product::new(client, config))
+    }
 }
 
 /// Whether this process executes what is due, as long as it lives.

@@ -6,10 +6,10 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{StreamExt, stream};
+use futures_util::{StreamExt, future::BoxFuture, stream};
 use serde_json::{Value, json};
 
-use super::{By, ids, path_of};
+use super::{By as ByArguments, ids, path_of};
 use crate::{
     cli::{
         CliError,
@@ -19,7 +19,7 @@ use crate::{
         status_line::StatusLine,
     },
     config::Config,
-    intent::{Action, legal_step},
+    intent::{Action, By, IntentError, legal_step},
     store::status::WorkflowStatus,
 };
 
@@ -45,7 +45,7 @@ pub(super) struct Arguments {
     #[arg(long)]
     strict: bool,
     #[command(flatten)]
-    by: By,
+    by: ByArguments,
 }
 
 #[derive(Debug, clap::Args)]
@@ -60,7 +60,16 @@ pub(super) struct ForkArguments {
     workflows: Arguments,
 }
 
-/// What is done to each workflow.
+#[derive(Debug, clap::Args)]
+pub(super) struct MoveArguments {
+    /// The application version that is to execute them.
+    #[arg(long = "app-version", value_name = "VERSION", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    app_version: String,
+    #[command(flatten)]
+    workflows: Arguments,
+}
+
+/// What the API is asked to do to each workflow.
 struct Order {
     action: Action,
     /// The step that a fork goes on from.
@@ -112,7 +121,7 @@ pub(super) async fn cancel(
     target: &Target,
     arguments: &Arguments,
 ) -> Result<ExitCode, CliError> {
-    act(config, target, arguments, order(Action::Cancel, arguments)).await
+    ask(config, target, arguments, order(Action::Cancel, arguments)).await
 }
 
 pub(super) async fn resume(
@@ -120,7 +129,7 @@ pub(super) async fn resume(
     target: &Target,
     arguments: &Arguments,
 ) -> Result<ExitCode, CliError> {
-    act(config, target, arguments, order(Action::Resume, arguments)).await
+    ask(config, target, arguments, order(Action::Resume, arguments)).await
 }
 
 pub(super) async fn fork(
@@ -134,7 +143,35 @@ pub(super) async fn fork(
     if let Some(version) = &arguments.app_version {
         order.body["appVersion"] = version.as_str().into();
     }
-    act(config, target, &arguments.workflows, order).await
+    ask(config, target, &arguments.workflows, order).await
+}
+
+pub(super) async fn move_to(
+    config: &Config,
+    target: &Target,
+    arguments: &MoveArguments,
+) -> Result<ExitCode, CliError> {
+    let (version, arguments) = (arguments.app_version.as_str(), &arguments.workflows);
+    let batch = Batch::read("move", arguments)?;
+    let product = target.product(config, "runs are moved in").await?;
+    let by = By {
+        actor: Some(arguments.by.actor()),
+        reason: arguments.by.reason.clone(),
+    };
+    let moved = |id| {
+        let (product, by) = (&product, &by);
+        let dry_run = batch.dry_run;
+        let moved = async move {
+            match product.move_workflow(id, version, by, dry_run).await {
+                Ok(()) => Outcome::Accepted(None),
+                Err(IntentError::Conflict { message, .. }) => Outcome::Refused(message),
+                Err(error @ IntentError::NotFound { .. }) => Outcome::Unknown(error.to_string()),
+                Err(error) => Outcome::Failed(format!("{id}: {error}")),
+            }
+        };
+        Box::pin(moved) as BoxFuture<'_, _>
+    };
+    Ok(batch.act(target, moved).await)
 }
 
 fn order(action: Action, arguments: &Arguments) -> Order {
@@ -146,82 +183,139 @@ fn order(action: Action, arguments: &Arguments) -> Order {
     }
 }
 
-/// Acts on each workflow, goes on after a refusal, and tells what became of each and of all.
-async fn act(
+/// Has the API act on each workflow.
+async fn ask(
     config: &Config,
     target: &Target,
     arguments: &Arguments,
     order: Order,
 ) -> Result<ExitCode, CliError> {
-    let name = order.action.as_str();
-    let (ids, strict) = if arguments.batch {
-        let read = ids::from_standard_input(name, order.dry_run)?;
-        if read.repeated > 0 {
-            note(&format!(
-                "{} lines name an id again; each id counts once",
-                read.repeated
-            ));
-        }
-        (read.ids, arguments.strict)
-    } else {
-        (arguments.ids.clone(), true)
-    };
+    let batch = Batch::read(order.action.as_str(), arguments)?;
     let session = Session::open(config, target, Execute::Elsewhere).await?;
-    let mut line = StatusLine::new(
-        arguments.batch && !target.json && std::io::stderr().is_terminal(),
-        name,
-    );
-    let mut summary = Summary::default();
-    let mut outcomes = stream::iter(&ids)
-        .map(|id| {
-            let (api, order) = (&session.api, &order);
-            async move { (id, one(api, order, id).await) }
-        })
-        .buffered(IN_FLIGHT);
-    let mut done = 0;
-    while let Some((id, outcome)) = outcomes.next().await {
-        summary.count(&outcome);
-        done += 1;
-        tell(&mut line, target, &order, id, &outcome);
-        if arguments.batch {
-            progress(&mut line, name, done, ids.len());
-        }
-    }
-    line.clear();
-    if arguments.batch {
-        let counts = json!({
-            "action": name, "dryRun": order.dry_run, "accepted": summary.accepted, "refused": summary.refused,
-            "unknown": summary.unknown, "failed": summary.failed,
-        });
-        crate::cli::say(&if target.json {
-            counts.to_string()
-        } else {
-            sentence(&order, summary)
-        });
-    }
-    Ok(if summary.is_success(strict) {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    let asked = |id| Box::pin(one(&session.api, &order, id)) as BoxFuture<'_, _>;
+    Ok(batch.act(target, asked).await)
 }
 
-fn sentence(order: &Order, summary: Summary) -> String {
-    let Summary {
-        accepted,
-        refused,
-        unknown,
-        failed,
-    } = summary;
-    let dry = if order.dry_run {
-        " (dry run: nothing was changed)"
-    } else {
-        ""
-    };
-    format!(
-        "{}: accepted {accepted}, refused {refused}, unknown {unknown}, failed {failed}{dry}",
-        order.action.as_str()
-    )
+/// The workflows of one command.
+struct Batch {
+    name: &'static str,
+    ids: Vec<String>,
+    /// Whether a refusal is a failure.
+    strict: bool,
+    /// Whether the ids came from standard input: progress is told, and a sum at the end.
+    read: bool,
+    dry_run: bool,
+}
+
+impl Batch {
+    fn read(name: &'static str, arguments: &Arguments) -> Result<Self, CliError> {
+        let (ids, strict) = if arguments.batch {
+            let read = ids::from_standard_input(name, arguments.dry_run)?;
+            if read.repeated > 0 {
+                note(&format!(
+                    "{} lines name an id again; each id counts once",
+                    read.repeated
+                ));
+            }
+            (read.ids, arguments.strict)
+        } else {
+            (arguments.ids.clone(), true)
+        };
+        Ok(Self {
+            name,
+            ids,
+            strict,
+            read: arguments.batch,
+            dry_run: arguments.dry_run,
+        })
+    }
+
+    /// Acts on each workflow, goes on after a refusal, and tells what became of each and of all.
+    async fn act<'a>(
+        &'a self,
+        target: &Target,
+        act: impl Fn(&'a str) -> BoxFuture<'a, Outcome>,
+    ) -> ExitCode {
+        let mut line = StatusLine::new(
+            self.read && !target.json && std::io::stderr().is_terminal(),
+            self.name,
+        );
+        let mut summary = Summary::default();
+        let mut outcomes = stream::iter(&self.ids)
+            .map(|id| {
+                let acted = act(id);
+                async move { (id, acted.await) }
+            })
+            .buffered(IN_FLIGHT);
+        let mut done = 0;
+        while let Some((id, outcome)) = outcomes.next().await {
+            summary.count(&outcome);
+            done += 1;
+            self.tell(&mut line, target, id, &outcome);
+            if self.read {
+                progress(&mut line, self.name, done, self.ids.len());
+            }
+        }
+        line.clear();
+        if self.read {
+            let counts = json!({
+                "action": self.name, "dryRun": self.dry_run, "accepted": summary.accepted, "refused": summary.refused,
+                "unknown": summary.unknown, "failed": summary.failed,
+            });
+            crate::cli::say(&if target.json {
+                counts.to_string()
+            } else {
+                self.sentence(summary)
+            });
+        }
+        if summary.is_success(self.strict) {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        }
+    }
+
+    fn sentence(&self, summary: Summary) -> String {
+        let Summary {
+            accepted,
+            refused,
+            unknown,
+            failed,
+        } = summary;
+        let dry = if self.dry_run {
+            " (dry run: nothing was changed)"
+        } else {
+            ""
+        };
+        format!(
+            "{}: accepted {accepted}, refused {refused}, unknown {unknown}, failed {failed}{dry}",
+            self.name
+        )
+    }
+
+    /// Says what became of one workflow: what was done on standard output, what was not beside it.
+    fn tell(&self, line: &mut StatusLine, target: &Target, id: &str, outcome: &Outcome) {
+        let (word, message, forked) = match outcome {
+            Outcome::Accepted(forked) => ("accepted", None, forked.as_deref()),
+            Outcome::Refused(message) => ("refused", Some(message), None),
+            Outcome::Unknown(message) => ("unknown", Some(message), None),
+            Outcome::Failed(message) => ("failed", Some(message), None),
+        };
+        if target.json {
+            let document =
+                json!({"id": id, "outcome": word, "message": message, "forkedWorkflowID": forked});
+            write(line, &document.to_string());
+            return;
+        }
+        match message {
+            Some(message) => line.print(&format!("{word}: {message}")),
+            None => {
+                let copy = forked.map_or_else(String::new, |copy| format!(" -> {copy}"));
+                let would = if self.dry_run { "would " } else { "" };
+                write(line, &format!("{would}{} {id}{copy}", self.name));
+            }
+        }
+    }
 }
 
 fn progress(line: &mut StatusLine, name: &str, done: usize, all: usize) {
@@ -229,33 +323,6 @@ fn progress(line: &mut StatusLine, name: &str, done: usize, all: usize) {
         line.say(&format!("{done} of {all}"));
     } else if done.is_multiple_of(PROGRESS_EVERY) {
         note(&format!("{name}: {done} of {all}"));
-    }
-}
-
-/// Says what became of one workflow: what was done on standard output, what was not beside it.
-fn tell(line: &mut StatusLine, target: &Target, order: &Order, id: &str, outcome: &Outcome) {
-    let (word, message, forked) = match outcome {
-        Outcome::Accepted(forked) => ("accepted", None, forked.as_deref()),
-        Outcome::Refused(message) => ("refused", Some(message), None),
-        Outcome::Unknown(message) => ("unknown", Some(message), None),
-        Outcome::Failed(message) => ("failed", Some(message), None),
-    };
-    if target.json {
-        let document =
-            json!({"id": id, "outcome": word, "message": message, "forkedWorkflowID": forked});
-        write(line, &document.to_string());
-        return;
-    }
-    match message {
-        Some(message) => line.print(&format!("{word}: {message}")),
-        None => {
-            let copy = forked.map_or_else(String::new, |copy| format!(" -> {copy}"));
-            let would = if order.dry_run { "would " } else { "" };
-            write(
-                line,
-                &format!("{would}{} {id}{copy}", order.action.as_str()),
-            );
-        }
     }
 }
 

@@ -5,9 +5,6 @@ use serde_json::json;
 use crate::{
     cli::{CliError, say, session::Target, text::age},
     config::Config,
-    engine::{self, Client},
-    intent::Product,
-    store::Database,
 };
 
 #[derive(Debug, clap::Args)]
@@ -24,15 +21,7 @@ pub(super) async fn run(
     target: &Target,
     arguments: &Arguments,
 ) -> Result<(), CliError> {
-    if target.names_a_server(config) {
-        return Err(CliError::Usage(
-            "the trail is read from the database of DATABASE_URL; leave --server and STEPWELL_SERVER out".into(),
-        ));
-    }
-    let db = Database::connect(&config.database()).await?;
-    engine::migrate(&db).await?;
-    let client = Client::without_engine(db, config.app_version.clone());
-    let product = Product::new(client, config);
+    let product = target.product(config, "the trail is read from").await?;
     let trail = product
         .trail(arguments.id.as_deref(), arguments.limit.into())
         .await

@@ -178,6 +178,7 @@ mod tests {
             queue_name: queue.map(str::to_owned),
             application_name: application.map(str::to_owned),
             forked_from: None,
+            executed: false,
             now: 0,
         }
     }

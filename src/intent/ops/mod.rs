@@ -5,6 +5,7 @@ mod adopt;
 mod audit;
 mod fork;
 mod machine;
+mod moving;
 mod read;
 mod retry;
 

@@ -35,6 +35,8 @@ pub struct Target {
     pub application_name: Option<String>,
     /// The workflow that it was copied from.
     pub forked_from: Option<String>,
+    /// Whether a process of ours has it.
+    pub executed: bool,
     /// The database's clock, epoch milliseconds.
     pub now: i64,
 }
@@ -57,7 +59,8 @@ impl Target {
 pub async fn lock(tx: &impl ConnectionTrait, id: &str) -> Result<Option<Target>, StoreError> {
     let sql = dialect(tx);
     let text = format!(
-        "SELECT s.workflow_uuid, s.status, s.name, s.queue_name, s.application_name, s.forked_from, {} AS now FROM \"dbos\".workflow_status s \
+        "SELECT s.workflow_uuid, s.status, s.name, s.queue_name, s.application_name, s.forked_from, \
+         EXISTS (SELECT 1 FROM \"app\".claims c WHERE c.workflow_id = s.workflow_uuid) AS executed, {} AS now FROM \"dbos\".workflow_status s \
          WHERE s.workflow_uuid = $1 {}",
         sql.now(),
         sql.lock("s")
@@ -86,6 +89,27 @@ pub async fn resume(
         tx.execute_raw(statement(tx, text, [id.into()])).await?;
     }
     Ok(())
+}
+
+/// Gives a locked workflow, and what below it may still be executed and is not, to the code of `version`; answers their queues.
+pub async fn move_tree(
+    tx: &impl ConnectionTrait,
+    root: &str,
+    version: &str,
+) -> Result<Vec<String>, StoreError> {
+    let text = format!(
+        "WITH RECURSIVE tree(id) AS (SELECT CAST($1 AS text) UNION SELECT k.workflow_uuid FROM tree t JOIN \"dbos\".workflow_status k \
+         ON k.parent_workflow_id = t.id) UPDATE \"dbos\".workflow_status SET application_version = $2, updated_at = {} \
+         WHERE workflow_uuid IN (SELECT id FROM tree) AND (workflow_uuid = $1 OR (status NOT IN ('SUCCESS', 'ERROR') \
+         AND NOT EXISTS (SELECT 1 FROM \"app\".claims c WHERE c.workflow_id = workflow_uuid))) RETURNING queue_name",
+        dialect(tx).now()
+    );
+    let queues: Vec<Option<String>> =
+        backend::column(tx, text, [root.into(), version.into()]).await?;
+    let mut queues: Vec<String> = queues.into_iter().flatten().collect();
+    queues.sort();
+    queues.dedup();
+    Ok(queues)
 }
 
 /// The number of the next accepted action on a workflow that is locked, from 1.
