@@ -1,4 +1,4 @@
-//! Owns the one-shot worker: a process that comes, does what is due, and goes. It looks first, in one statement; only where there is something
+//! Owns the one-shot worker: a process that comes, does what is due, and goes. It looks first, in two statements; only where there is something
 //! to do does it register. It claims until a part of its time is used, hands executions back at their next boundary, and cuts what is left.
 
 use std::{future::Future, pin::pin, sync::Arc, time::Duration};
@@ -144,7 +144,8 @@ enum Over {
 
 impl EngineBuilder {
     /// Does what is due within `budget`, or until `stop` resolves, and answers what it did. Overlapping invocations are normal: each has an id
-    /// of its own, and every write its fence. Where nothing is due this is one statement, and one more per round of the reconciler.
+    /// of its own, and every write its fence. Where nothing is due this is two statements, one of them for the schedules, and two more per further
+    /// round of the reconciler.
     ///
     /// # Errors
     /// [`EngineError::Store`] when the database does not answer, and [`EngineError::Schema`] when it cannot be brought up to date.
@@ -236,10 +237,13 @@ impl EngineBuilder {
     async fn finds_waits(&self, look: &Look, budget: &Budget) -> Result<bool, StoreError> {
         let mut from = String::new();
         let mut end = look.round_end.clone().filter(|_| look.executors == 0);
+        // Of the first round the look has said whether there is any.
+        let mut may_find = look.unsignalled;
         while let Some(to) = end {
-            if waits::reconcile(&self.db.write(), &from, &to).await? > 0 {
+            if may_find && waits::reconcile(&self.db.write(), &from, &to).await? > 0 {
                 return Ok(true);
             }
+            may_find = true;
             end = if look.more_rounds && Instant::now() < budget.reconciling_ends() {
                 waits::round_end(&self.db.read(), &to).await?
             } else {

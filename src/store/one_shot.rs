@@ -9,7 +9,7 @@ use super::{
     dialect::{Dialect, dialect},
     error::StoreError,
     status::UNFINISHED,
-    waits::ROUND,
+    waits::{ROUND, is_unsignalled},
 };
 
 /// Waits due later than this, epoch milliseconds, have no time-out: the last day of the year 9999 has begun.
@@ -36,7 +36,9 @@ pub struct Look {
     pub expired: i64,
     /// Processes that live.
     pub executors: i64,
-    /// The last key of the first round of the reconciler; none when nothing is suspended.
+    /// Whether in the first round of the reconciler a wait holds that nobody signalled. Not looked at while a process lives, which does.
+    pub unsignalled: bool,
+    /// The last key of that round; none when nothing is suspended.
     pub round_end: Option<String>,
     /// Whether there are more waits than that round has.
     pub more_rounds: bool,
@@ -86,11 +88,14 @@ pub async fn look(
          (SELECT count(*) FROM \"app\".executors WHERE heartbeat_at < {now} - $4) + (SELECT count(*) FROM \"app\".claims c \
          WHERE c.claimed_at < {now} - $4 AND NOT EXISTS (SELECT 1 FROM \"app\".executors e WHERE e.id = c.executor_id)) AS expired, \
          (SELECT count(*) FROM \"app\".executors WHERE heartbeat_at >= {now} - $4) AS executors, \
+         (NOT EXISTS (SELECT 1 FROM \"app\".executors WHERE heartbeat_at >= {now} - $4) AND EXISTS (SELECT 1 FROM (SELECT * FROM \"app\".waits \
+         ORDER BY workflow_id LIMIT {ROUND}) AS w WHERE {unsignalled})) AS unsignalled, \
          (SELECT max(workflow_id) FROM (SELECT workflow_id FROM \"app\".waits ORDER BY workflow_id LIMIT {ROUND}) AS r) AS round_end, \
          EXISTS (SELECT 1 FROM \"app\".waits LIMIT 1 OFFSET {ROUND}) AS more_rounds",
         queued = queued(sql, claimer),
         due = due(sql, claimer),
         sleeping = suspended(sql, claimer, &format!("w.due_at < {NEVER_FROM}")),
+        unsignalled = is_unsignalled(sql),
     );
     let values = mine(claimer, queues)?.into_iter().chain([expiry_ms.into()]);
     let row = db.query_one_raw(statement(db, text, values)).await?;
@@ -212,6 +217,7 @@ mod tests {
             next_expiry: Some(5_000),
             expired: 0,
             executors: 0,
+            unsignalled: false,
             round_end: None,
             more_rounds: false,
         }

@@ -133,11 +133,20 @@ fn holds(sql: Dialect) -> String {
     )
 }
 
+/// Whether the wait `w` holds, and nobody has said so.
+pub(super) fn is_unsignalled(sql: Dialect) -> String {
+    format!(
+        "(w.due_at IS NULL OR w.due_at > {}) AND {}",
+        sql.now(),
+        holds(sql)
+    )
+}
+
 fn mark_due(sql: Dialect, which: &str) -> String {
     format!(
-        "UPDATE \"app\".waits AS w SET due_at = {now} WHERE {which} AND (w.due_at IS NULL OR w.due_at > {now}) AND {holds}",
-        now = sql.now(),
-        holds = holds(sql)
+        "UPDATE \"app\".waits AS w SET due_at = {} WHERE {which} AND {}",
+        sql.now(),
+        is_unsignalled(sql)
     )
 }
 
