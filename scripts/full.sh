@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The gate for a signoff: everything of check, the whole suite on both databases, and the field manual, read whole. Touches no configured database.
 # usage: scripts/full.sh
-# Runs: formatting, clippy, generated files, policies, shell scripts, every test (those of check among them), and scripts/manual.sh.
+# Runs: formatting, clippy, generated files, policies, shell scripts, every test (those of check among them), the whole sweep of deaths beside
+# writes (quick, check and the suite die at some), and scripts/manual.sh.
 # Each gate contains the one before: quick < check < full. The manual ends with the gates; it takes quick and check as done here, and runs the soaks.
 # A missing tool is a failure here, not a skipped test.
 #   MISE_NO_RESET=1   keep the throwaway servers and the databases afterwards
@@ -15,6 +16,7 @@ export CI=true STEPWELL_TEST_BACKENDS=both
 static_steps
 # The manual comes by itself, with its long blocks.
 step "the whole suite on both databases" "$STEPWELL_ROOT/scripts/test.sh" -- --skip the_manual_holds_on_both_databases
+step "a death beside every write" env STEPWELL_TEST_LONG=1 "$STEPWELL_ROOT/scripts/test.sh" --test write_sweep
 export STEPWELL_MANUAL_DONE='quick check full'
 step "the manual on both databases" "$STEPWELL_ROOT/scripts/manual.sh"
 passed

@@ -4,7 +4,7 @@
 
 # shellcheck disable=SC2034 # read by the scripts that source this file
 # Test targets that together take less than a minute on SQLite, one for each thing that users notice first.
-readonly QUICK_SUITES=(golden_flow plan_approval_api ops_controls start_idempotent artifacts refusals explain stream cascade cli_run ops_pages)
+readonly QUICK_SUITES=(golden_flow plan_approval_api ops_controls start_idempotent artifacts refusals explain stream cascade cli_run ops_pages write_sweep)
 # shellcheck disable=SC2034
 # What check adds: more of the engine and of the operator's kit, still without what waits, kills for minutes or counts a crowd.
 readonly CHECK_SUITES=(api_shim cancel_resume_fork gates ops_kit retry_backoff retry_repair versions)

@@ -1,4 +1,5 @@
-//! Dying at every write point: the process aborts there, another one takes over, and every effect has happened once.
+//! Dying at every write point that has a name: the process aborts there, another one takes over, and every effect has happened once. (Of every
+//! write, named or not: `write_sweep.rs`.)
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod harness;
@@ -12,6 +13,7 @@ use std::{
 
 use harness::*;
 use serde_json::json;
+use stepwell::engine::points::POINTS;
 
 /// How long a server may live that is to die.
 const DEATH_DEADLINE: Duration = Duration::from_secs(60);
@@ -148,11 +150,32 @@ async fn dies_at(stage: &Stage, point: &str, approved: Approved) {
 }
 
 macro_rules! sweep {
-    ($($name:ident: $point:literal, $approved:ident;)+) => { on_both_databases! { $(
-        async fn $name(stage: Stage) {
-            dies_at(&stage, $point, Approved::$approved).await;
-        }
-    )+ } };
+    ($($name:ident: $point:literal, $approved:ident;)+) => {
+        const SWEPT: &[&str] = &[$($point),+];
+
+        on_both_databases! { $(
+            async fn $name(stage: Stage) {
+                dies_at(&stage, $point, Approved::$approved).await;
+            }
+        )+ }
+    };
+}
+
+#[test]
+fn every_point_by_name_is_swept() {
+    let here = |name: &str| {
+        SWEPT
+            .iter()
+            .any(|swept| swept.split(':').next() == Some(name))
+    };
+    let elsewhere = [
+        ("schedules.rs", ["before-fire", "after-fire"]),
+        ("write_sweep.rs", ["before-write", "after-write"]),
+    ];
+    for (_, name) in POINTS {
+        let file = elsewhere.iter().find(|(_, names)| names.contains(&name));
+        assert!(here(name) != file.is_some(), "{name}");
+    }
 }
 
 // Every write point on a run's way, in its order.

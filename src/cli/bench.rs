@@ -1,6 +1,7 @@
 //! `stepwell bench`: workloads of the engine alone, measured to the last committed row.
 
 mod claims;
+mod once;
 
 use std::{process::Stdio, time::Duration};
 
@@ -67,6 +68,8 @@ enum Workload {
     },
     /// Claims, by how much is queued and by how many partitions have no room.
     Claims(claims::Arguments),
+    /// One-shot workers, from their start to their first claim.
+    Once(once::Arguments),
 }
 
 struct Steps;
@@ -103,6 +106,7 @@ pub(super) async fn run(config: &Config, arguments: &Arguments) -> Result<(), Cl
             Ok(())
         }
         Workload::Claims(arguments) => claims::run(&db, arguments).await,
+        Workload::Once(arguments) => once::run(config, db, arguments).await,
     }
 }
 

@@ -331,8 +331,9 @@ pub const GROUPS: &[Group] = &[
                 "STEPWELL_DIE_AT",
                 Means("never"),
                 "one of before-claim, after-claim, before-step, after-step, before-fan-out, after-fan-out, before-suspend, after-suspend, \
-                 before-wake, after-wake, before-completion, after-completion, after-look, before-fire, after-fire",
-                "the write point at which the process aborts; `:` and a step's name may follow",
+                 before-wake, after-wake, before-completion, after-completion, after-look, before-fire, after-fire, \
+                 before-write, after-write",
+                "the write point at which the process aborts; `:` and a step's name may follow, for the last two the number of the write has to",
             ),
         ],
     },

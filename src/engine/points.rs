@@ -1,9 +1,12 @@
-//! Owns the named write points at which a test lets the process die: before and after every commit that matters. Without the environment's
-//! wish nothing is checked but one flag.
+//! Owns the named write points at which a test lets the process die: before and after every commit that matters, by what it is for, and before
+//! and after any write of the process, by its number. Without the environment's wish nothing is checked but one flag.
 
 use std::sync::OnceLock;
 
-use crate::store::checkpoints::{Checkpoint, Ending};
+use crate::store::{
+    checkpoints::{Checkpoint, Ending},
+    writes::{self, Side},
+};
 
 /// A place in the code where a process may die.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,10 +41,14 @@ pub enum Point {
     BeforeFire,
     /// After it.
     AfterFire,
+    /// Before a write of whatever kind; the step is its number in this process.
+    BeforeWrite,
+    /// After it.
+    AfterWrite,
 }
 
 /// Every point, with the name that the environment uses.
-pub const POINTS: [(Point, &str); 15] = [
+pub const POINTS: [(Point, &str); 17] = [
     (Point::BeforeClaim, "before-claim"),
     (Point::AfterClaim, "after-claim"),
     (Point::BeforeStep, "before-step"),
@@ -57,6 +64,8 @@ pub const POINTS: [(Point, &str); 15] = [
     (Point::AfterLook, "after-look"),
     (Point::BeforeFire, "before-fire"),
     (Point::AfterFire, "after-fire"),
+    (Point::BeforeWrite, "before-write"),
+    (Point::AfterWrite, "after-write"),
 ];
 
 /// Where to die: at a point, when a step of this name is in the checkpoint if one is given.
@@ -75,16 +84,31 @@ impl Death {
         let (name, step) = text
             .split_once(':')
             .map_or((text, None), |(name, step)| (name, Some(step.to_owned())));
-        match POINTS.iter().find(|(_, known)| *known == name) {
-            Some((point, _)) => Ok(Self {
-                point: *point,
-                step,
-            }),
-            None => Err(format!(
-                "one of {}",
-                POINTS.map(|(_, name)| name).join(", ")
-            )),
+        let Some((point, _)) = POINTS.iter().find(|(_, known)| *known == name) else {
+            let names = POINTS.map(|(_, name)| name).join(", ");
+            return Err(format!("one of {names}"));
+        };
+        let death = Self {
+            point: *point,
+            step,
+        };
+        match death.side() {
+            Some(_) if death.number().is_none() => Err(format!("{name}:N, N from 1")),
+            _ => Ok(death),
         }
+    }
+
+    /// For a write of whatever kind, the side of it.
+    fn side(&self) -> Option<Side> {
+        match self.point {
+            Point::BeforeWrite => Some(Side::Before),
+            Point::AfterWrite => Some(Side::After),
+            _ => None,
+        }
+    }
+
+    fn number(&self) -> Option<u64> {
+        self.step.as_ref()?.parse().ok().filter(|n| *n > 0)
     }
 }
 
@@ -92,6 +116,9 @@ static DEATH: OnceLock<Death> = OnceLock::new();
 
 /// Lets this process abort when it first reaches `death`.
 pub fn die_at(death: Death) {
+    if let Some((side, number)) = death.side().zip(death.number()) {
+        writes::die_at(number, side);
+    }
     let _ = DEATH.set(death);
 }
 
@@ -149,7 +176,15 @@ mod tests {
     #[test]
     fn every_point_has_a_name_that_is_read_back() {
         for (point, name) in POINTS {
-            assert_eq!(Death::parse(name).unwrap(), Death { point, step: None });
+            let numbered = matches!(point, Point::BeforeWrite | Point::AfterWrite);
+            let step = numbered.then(|| "7".to_owned());
+            let text = step
+                .as_ref()
+                .map_or_else(|| name.to_owned(), |step| format!("{name}:{step}"));
+            assert_eq!(Death::parse(&text).unwrap(), Death { point, step });
+        }
+        for text in ["before-write", "after-write:0", "after-write:x"] {
+            Death::parse(text).unwrap_err();
         }
         assert_eq!(
             Death::parse("after-step:CompileST")

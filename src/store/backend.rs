@@ -18,6 +18,7 @@ pub use super::patience::{jitter, persist, retrying, until_there};
 use super::{
     error::StoreError,
     reach::{self, Reach},
+    writes,
 };
 
 /// How long a process that starts waits for a database that does not listen yet, unless its options say otherwise.
@@ -281,12 +282,16 @@ impl Database {
 
     /// The pool that reads.
     pub fn read(&self) -> Qualified<&DatabaseConnection> {
-        Qualified(&self.reader, Arc::clone(&self.reach))
+        Qualified(&self.reader, Arc::clone(&self.reach), Commits::Later)
     }
 
     /// The pool for a single statement that writes and commits by itself.
     pub fn write(&self) -> Qualified<&DatabaseConnection> {
-        Qualified(&self.writer, Arc::clone(&self.reach))
+        Qualified(
+            &self.writer,
+            Arc::clone(&self.reach),
+            Commits::EachStatement,
+        )
     }
 
     /// Begins a transaction that writes. SQLite takes its write lock at once, so that it never has to upgrade a read lock.
@@ -315,7 +320,7 @@ impl Database {
         options: TransactionOptions,
     ) -> Result<Transaction, StoreError> {
         let begun = begin(&self.reach, pool, options).await?;
-        Ok(Qualified(begun, Arc::clone(&self.reach)))
+        Ok(Qualified(begun, Arc::clone(&self.reach), Commits::Later))
     }
 
     /// The kind of database, for what an operator is told.
@@ -409,7 +414,15 @@ pub fn sqlite_path(url: &str) -> Option<std::path::PathBuf> {
 /// A connection or transaction whose SQL names tables as `"app".x` and `"dbos".x` on both back ends: SQLite, which has one file and no
 /// schemas, gets the names without the qualifier.
 #[derive(Debug)]
-pub struct Qualified<C>(C, Arc<Reach>);
+pub struct Qualified<C>(C, Arc<Reach>, Commits);
+
+/// When what is written becomes durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Commits {
+    /// With the transaction, or nothing is written.
+    Later,
+    EachStatement,
+}
 
 /// A transaction that writes; dropped without [`Transaction::commit`] it rolls back.
 pub type Transaction = Qualified<DatabaseTransaction>;
@@ -417,8 +430,7 @@ pub type Transaction = Qualified<DatabaseTransaction>;
 impl Transaction {
     /// Makes the transaction's effects durable. An error here leaves the outcome unknown.
     pub async fn commit(self) -> Result<(), StoreError> {
-        self.1
-            .boundary(self.0.commit())
+        writes::around(self.1.boundary(self.0.commit()))
             .await
             .map_err(|e| match StoreError::from(e) {
                 StoreError::Connection(message) => StoreError::OutcomeUnknown(message),
@@ -447,6 +459,22 @@ impl<C: AsConnection> Qualified<C> {
 }
 
 impl<C> Qualified<C> {
+    async fn ask<T>(&self, call: impl Future<Output = Result<T, DbErr>>) -> Result<T, DbErr> {
+        self.counted(self.1.statement(call)).await
+    }
+
+    /// Ends the transaction of a statement that has its own.
+    async fn end(&self, tx: DatabaseTransaction) -> Result<(), DbErr> {
+        self.counted(self.1.boundary(tx.commit())).await
+    }
+
+    async fn counted<T>(&self, call: impl Future<Output = T>) -> T {
+        match self.2 {
+            Commits::Later => call.await,
+            Commits::EachStatement => writes::around(call).await,
+        }
+    }
+
     fn translate(&self, backend: DbBackend, mut statement: Statement) -> Statement {
         if backend == DbBackend::Sqlite {
             statement.sql = unqualified(&statement.sql);
@@ -469,11 +497,9 @@ impl<C: AsConnection + Sync> ConnectionTrait for Qualified<C> {
         let stmt = self.translate(self.get_database_backend(), stmt);
         if let Some(tx) = self.pinned().await? {
             let done = self.1.statement(tx.execute_raw(stmt)).await?;
-            return self.1.boundary(tx.commit()).await.map(|()| done);
+            return self.end(tx).await.map(|()| done);
         }
-        self.1
-            .statement(self.0.connection().execute_raw(stmt))
-            .await
+        self.ask(self.0.connection().execute_raw(stmt)).await
     }
 
     async fn execute_unprepared(&self, sql: &str) -> Result<ExecResult, DbErr> {
@@ -481,8 +507,7 @@ impl<C: AsConnection + Sync> ConnectionTrait for Qualified<C> {
             DbBackend::Sqlite => unqualified(sql),
             _ => sql.to_owned(),
         };
-        self.1
-            .statement(self.0.connection().execute_unprepared(&plain))
+        self.ask(self.0.connection().execute_unprepared(&plain))
             .await
     }
 
@@ -490,22 +515,18 @@ impl<C: AsConnection + Sync> ConnectionTrait for Qualified<C> {
         let stmt = self.translate(self.get_database_backend(), stmt);
         if let Some(tx) = self.pinned().await? {
             let found = self.1.statement(tx.query_one_raw(stmt)).await?;
-            return self.1.boundary(tx.commit()).await.map(|()| found);
+            return self.end(tx).await.map(|()| found);
         }
-        self.1
-            .statement(self.0.connection().query_one_raw(stmt))
-            .await
+        self.ask(self.0.connection().query_one_raw(stmt)).await
     }
 
     async fn query_all_raw(&self, stmt: Statement) -> Result<Vec<QueryResult>, DbErr> {
         let stmt = self.translate(self.get_database_backend(), stmt);
         if let Some(tx) = self.pinned().await? {
             let found = self.1.statement(tx.query_all_raw(stmt)).await?;
-            return self.1.boundary(tx.commit()).await.map(|()| found);
+            return self.end(tx).await.map(|()| found);
         }
-        self.1
-            .statement(self.0.connection().query_all_raw(stmt))
-            .await
+        self.ask(self.0.connection().query_all_raw(stmt)).await
     }
 }
 

@@ -36,6 +36,7 @@ pub mod status;
 pub mod turns;
 pub mod waits;
 pub mod workflows;
+pub mod writes;
 
 pub use backend::{Database, DatabaseOptions, SqliteSync};
 pub use error::StoreError;
