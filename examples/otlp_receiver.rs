@@ -1,5 +1,5 @@
-//! A receiver of OTLP over HTTP that prints what arrives, one JSON document a line: `cargo run --example otlp_receiver -- 4318`.
-//! It is the one that the tests use; it keeps everything in memory.
+//! A receiver of OTLP over HTTP that prints what arrives, one JSON document a line: `cargo run --example otlp_receiver -- 4318`, or, as the second
+//! argument says, one that `hangs`, or answers with a status such as `500`. It is the one that the tests use; it keeps everything in memory.
 #![allow(clippy::print_stdout, clippy::expect_used, dead_code)]
 
 #[path = "../tests/harness/otlp.rs"]
@@ -16,7 +16,12 @@ async fn main() {
     let listener = tokio::net::TcpListener::bind(format!("127.0.0.1:{port}"))
         .await
         .expect("the port is free");
-    let receiver = Receiver::listen(listener, Manners::Takes, false);
+    let manners = match std::env::args().nth(2).as_deref() {
+        None | Some("takes") => Manners::Takes,
+        Some("hangs") => Manners::Hangs,
+        Some(status) => Manners::Answers(status.parse().expect("takes, hangs or a status")),
+    };
+    let receiver = Receiver::listen(listener, manners, false);
     println!("{}", json!({"listening": receiver.base()}));
     loop {
         let taken = std::mem::take(&mut *receiver.received());
