@@ -3,10 +3,15 @@
 
 mod harness;
 
-use std::{fs, process::Stdio, time::Duration};
+use std::{
+    fs,
+    process::Stdio,
+    time::{Duration, Instant},
+};
 
 use harness::*;
 use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, BufReader};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -44,9 +49,19 @@ fn documents(typed: &Typed) -> Vec<Value> {
 
 /// Starts a command in the background and waits until `file` is there.
 async fn started(stage: &Stage, words: &[&str], file: &str) -> tokio::process::Child {
+    started_with(stage, words, file, &[]).await
+}
+
+async fn started_with(
+    stage: &Stage,
+    words: &[&str],
+    file: &str,
+    env: &[(&str, &str)],
+) -> tokio::process::Child {
     let child = stage
         .command(words)
         .env("EXECUTOR_EXPIRY_MS", "1000")
+        .envs(env.iter().copied())
         // Commands leave their marks outside their directory.
         .env("SBX_LOCAL_BWRAP", "off")
         .stdin(Stdio::null())
@@ -64,6 +79,30 @@ async fn started(stage: &Stage, words: &[&str], file: &str) -> tokio::process::C
     })
     .await;
     child
+}
+
+/// Ctrl-C, as a terminal sends it.
+fn interrupt(child: &tokio::process::Child) {
+    let pid = child.id().expect("it runs").to_string();
+    let status = std::process::Command::new("kill")
+        .args(["-INT", &pid])
+        .status();
+    assert!(status.unwrap().success());
+}
+
+/// Interrupts a process that waits for something that takes a minute; it must have left long before.
+async fn leaves_at_once(mut child: tokio::process::Child) {
+    let asked = Instant::now();
+    interrupt(&child);
+    let ended = tokio::time::timeout(Duration::from_secs(10), child.wait()).await;
+    let status = ended.expect("it does not wait").unwrap();
+    assert_eq!(status.code(), Some(130));
+    // A second for calls that block, and the rest for a busy machine.
+    assert!(
+        asked.elapsed() < Duration::from_secs(5),
+        "it took {:?}",
+        asked.elapsed()
+    );
 }
 
 on_both_databases! {
@@ -126,15 +165,54 @@ on_both_databases! {
     async fn an_interrupt_cancels_durably(stage: Stage) {
         let line = format!("touch {}; sleep 30", stage.dir().join("began").display());
         let child = started(&stage, &["run", "--id", "long", "--", &line], "began").await;
-        let pid = child.id().unwrap().to_string();
-        let interrupted = std::process::Command::new("kill").args(["-INT", &pid]).status().unwrap();
-        assert!(interrupted.success());
+        interrupt(&child);
         let output = tokio::time::timeout(DEADLINE, child.wait_with_output()).await.expect("it ends").unwrap();
         let stderr = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(130), "{stderr}");
         assert!(stderr.contains("cancelling long"), "{stderr}");
         let status = stage.sql_value("SELECT status FROM dbos.workflow_status WHERE workflow_uuid = 'long'").await;
         assert_eq!(status, "CANCELLED");
+    }
+
+    async fn a_second_interrupt_waits_for_no_command(stage: Stage) {
+        stage.migrate().await;
+        // The command of a cancelled run ends by itself, and this one does not: the first interrupt leaves the process within its grace period.
+        assert_eq!(stage.sql_execute("UPDATE app.recipes SET cancel = 'boundary' WHERE name = 'shell-default'").await, 1);
+        let seconds = format!("900.{}{}", std::process::id(), stage.backend() as u8);
+        let line = format!("trap '' TERM INT; touch {}; sleep {seconds}", stage.dir().join("began").display());
+        let words = ["run", "--id", "stubborn", "--", &line];
+        let mut child = started_with(&stage, &words, "began", &[("SHUTDOWN_GRACE_MS", "60000")]).await;
+        interrupt(&child);
+        eventually(DEADLINE, "the run is cancelled", || async {
+            let status = stage.sql_value("SELECT status FROM dbos.workflow_status WHERE workflow_uuid = 'stubborn'").await;
+            if status == "CANCELLED" { Ok(()) } else { Err(status) }
+        })
+        .await;
+        assert_eq!(child.try_wait().unwrap(), None, "its command runs on");
+
+        leaves_at_once(child).await;
+
+        eventually(DEADLINE, "the command has ended", || async {
+            let living = living_processes(&seconds);
+            if living.is_empty() { Ok(()) } else { Err(format!("{living:?}")) }
+        })
+        .await;
+    }
+
+    async fn a_second_interrupt_waits_for_no_cancel(stage: Stage) {
+        let server = stage.serve().await;
+        let line = format!("touch {}; sleep 60", stage.dir().join("began").display());
+        let words = ["run", "--server", server.base(), "--", &line];
+        let mut child = started(&stage, &words, "began").await;
+        // It takes the request, and never answers.
+        server.signal("STOP").await;
+        interrupt(&child);
+        let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
+        let line = tokio::time::timeout(DEADLINE, said.next_line()).await.expect("it says something");
+        let line = line.unwrap().unwrap();
+        assert!(line.contains("cancelling"), "{line}");
+
+        leaves_at_once(child).await;
     }
 
     async fn a_server_does_the_same(stage: Stage) {
