@@ -10,7 +10,7 @@ use std::{
 };
 
 use harness::*;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -234,6 +234,24 @@ on_both_databases! {
         assert_eq!((logs.code, logs.stdout.as_str()), (Some(0), "now\n"), "{}", logs.stderr);
     }
 
+    async fn the_place_in_the_queue_is_what_was_typed(stage: Stage) {
+        let words = ["run", "--detach", "--id", "placed", "--queue", "intentQ", "--partition", "tenant-9", "--priority", "7", "--", "true"];
+        let typed = type_in(&stage, &words).await;
+        assert_eq!(typed.code, Some(0), "{}", typed.stderr);
+        type_in(&stage, &["run", "--detach", "--id", "anywhere", "--", "true"]).await;
+        let place = async |id: &str| {
+            let sql = format!("SELECT queue_name, queue_partition_key, priority FROM dbos.workflow_status WHERE workflow_uuid = '{id}'");
+            stage.sql(&sql).await
+        };
+        assert_eq!(place("placed").await, [json!({"queue_name": "intentQ", "queue_partition_key": "tenant-9", "priority": 7})]);
+        assert_eq!(place("anywhere").await, [json!({"queue_name": "intentQ", "queue_partition_key": "cli", "priority": 0})]);
+
+        let elsewhere = type_in(&stage, &["run", "--detach", "--id", "lost", "--queue", "sbxQ", "--", "true"]).await;
+        assert_eq!(elsewhere.code, Some(1));
+        assert!(elsewhere.stderr.contains("sbxQ"), "{}", elsewhere.stderr);
+        assert!(place("lost").await.is_empty());
+    }
+
     async fn people_see_what_there_is(stage: Stage) {
         assert_eq!(type_in(&stage, &["runs"]).await.code, Some(0));
         type_in(&stage, &["run", "--id", "good", "--out", "r.csv", "--", "echo a,b > r.csv; echo printed"]).await;
@@ -270,6 +288,25 @@ on_both_databases! {
         server.wait_status("gated", "SUCCESS").await;
         assert_eq!(server.view("gated").await["approval"]["approvedBy"], "po");
         assert_eq!(type_in(&stage, &["approve", "gated"]).await.code, Some(1), "it has ended");
+    }
+
+    async fn who_wants_no_colours_gets_none(stage: Stage) {
+        if missing_tools(&["script"]) {
+            return;
+        }
+        // `script` is the terminal; both streams of the command end in it.
+        let line = format!("'{}' run -- 'sleep 0.5; echo hi' && '{0}' runs", env!("CARGO_BIN_EXE_stepwell"));
+        let shown = async |no_color: &str| {
+            let mut script = stage.tool("script");
+            script.args(["-qec", &line, "/dev/null"]).current_dir(stage.dir()).env("NO_COLOR", no_color).stdin(Stdio::null());
+            let output = script.output().await.unwrap();
+            assert!(output.status.success(), "{output:?}");
+            String::from_utf8(output.stdout).unwrap()
+        };
+        let is_coloured = |text: &str| text.split("\u{1b}[").skip(1).any(|rest| rest.trim_start_matches(|c: char| c.is_ascii_digit()).starts_with('m'));
+        let (with, without) = (shown("").await, shown("1").await);
+        assert!(is_coloured(&with), "{with:?}");
+        assert!(!is_coloured(&without) && without.contains(" · it_"), "the status line is there, and plain: {without:?}");
     }
 
     async fn json_is_one_document_a_line(stage: Stage) {
