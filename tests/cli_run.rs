@@ -3,10 +3,15 @@
 
 mod harness;
 
-use std::{fs, process::Stdio, time::Duration};
+use std::{
+    fs,
+    process::Stdio,
+    time::{Duration, Instant},
+};
 
 use harness::*;
-use serde_json::Value;
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, BufReader};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -44,9 +49,19 @@ fn documents(typed: &Typed) -> Vec<Value> {
 
 /// Starts a command in the background and waits until `file` is there.
 async fn started(stage: &Stage, words: &[&str], file: &str) -> tokio::process::Child {
+    started_with(stage, words, file, &[]).await
+}
+
+async fn started_with(
+    stage: &Stage,
+    words: &[&str],
+    file: &str,
+    env: &[(&str, &str)],
+) -> tokio::process::Child {
     let child = stage
         .command(words)
         .env("EXECUTOR_EXPIRY_MS", "1000")
+        .envs(env.iter().copied())
         // Commands leave their marks outside their directory.
         .env("SBX_LOCAL_BWRAP", "off")
         .stdin(Stdio::null())
@@ -64,6 +79,30 @@ async fn started(stage: &Stage, words: &[&str], file: &str) -> tokio::process::C
     })
     .await;
     child
+}
+
+/// Ctrl-C, as a terminal sends it.
+fn interrupt(child: &tokio::process::Child) {
+    let pid = child.id().expect("it runs").to_string();
+    let status = std::process::Command::new("kill")
+        .args(["-INT", &pid])
+        .status();
+    assert!(status.unwrap().success());
+}
+
+/// Interrupts a process that waits for something that takes a minute; it must have left long before.
+async fn leaves_at_once(mut child: tokio::process::Child) {
+    let asked = Instant::now();
+    interrupt(&child);
+    let ended = tokio::time::timeout(Duration::from_secs(10), child.wait()).await;
+    let status = ended.expect("it does not wait").unwrap();
+    assert_eq!(status.code(), Some(130));
+    // A second for calls that block, and the rest for a busy machine.
+    assert!(
+        asked.elapsed() < Duration::from_secs(5),
+        "it took {:?}",
+        asked.elapsed()
+    );
 }
 
 on_both_databases! {
@@ -126,15 +165,54 @@ on_both_databases! {
     async fn an_interrupt_cancels_durably(stage: Stage) {
         let line = format!("touch {}; sleep 30", stage.dir().join("began").display());
         let child = started(&stage, &["run", "--id", "long", "--", &line], "began").await;
-        let pid = child.id().unwrap().to_string();
-        let interrupted = std::process::Command::new("kill").args(["-INT", &pid]).status().unwrap();
-        assert!(interrupted.success());
+        interrupt(&child);
         let output = tokio::time::timeout(DEADLINE, child.wait_with_output()).await.expect("it ends").unwrap();
         let stderr = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(130), "{stderr}");
         assert!(stderr.contains("cancelling long"), "{stderr}");
         let status = stage.sql_value("SELECT status FROM dbos.workflow_status WHERE workflow_uuid = 'long'").await;
         assert_eq!(status, "CANCELLED");
+    }
+
+    async fn a_second_interrupt_waits_for_no_command(stage: Stage) {
+        stage.migrate().await;
+        // The command of a cancelled run ends by itself, and this one does not: the first interrupt leaves the process within its grace period.
+        assert_eq!(stage.sql_execute("UPDATE app.recipes SET cancel = 'boundary' WHERE name = 'shell-default'").await, 1);
+        let seconds = format!("900.{}{}", std::process::id(), stage.backend() as u8);
+        let line = format!("trap '' TERM INT; touch {}; sleep {seconds}", stage.dir().join("began").display());
+        let words = ["run", "--id", "stubborn", "--", &line];
+        let mut child = started_with(&stage, &words, "began", &[("SHUTDOWN_GRACE_MS", "60000")]).await;
+        interrupt(&child);
+        eventually(DEADLINE, "the run is cancelled", || async {
+            let status = stage.sql_value("SELECT status FROM dbos.workflow_status WHERE workflow_uuid = 'stubborn'").await;
+            if status == "CANCELLED" { Ok(()) } else { Err(status) }
+        })
+        .await;
+        assert_eq!(child.try_wait().unwrap(), None, "its command runs on");
+
+        leaves_at_once(child).await;
+
+        eventually(DEADLINE, "the command has ended", || async {
+            let living = living_processes(&seconds);
+            if living.is_empty() { Ok(()) } else { Err(format!("{living:?}")) }
+        })
+        .await;
+    }
+
+    async fn a_second_interrupt_waits_for_no_cancel(stage: Stage) {
+        let server = stage.serve().await;
+        let line = format!("touch {}; sleep 60", stage.dir().join("began").display());
+        let words = ["run", "--server", server.base(), "--", &line];
+        let mut child = started(&stage, &words, "began").await;
+        // It takes the request, and never answers.
+        server.signal("STOP").await;
+        interrupt(&child);
+        let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
+        let line = tokio::time::timeout(DEADLINE, said.next_line()).await.expect("it says something");
+        let line = line.unwrap().unwrap();
+        assert!(line.contains("cancelling"), "{line}");
+
+        leaves_at_once(child).await;
     }
 
     async fn a_server_does_the_same(stage: Stage) {
@@ -154,6 +232,24 @@ on_both_databases! {
         server.wait_status("later", "SUCCESS").await;
         let logs = type_in(&stage, &["logs", "later"]).await;
         assert_eq!((logs.code, logs.stdout.as_str()), (Some(0), "now\n"), "{}", logs.stderr);
+    }
+
+    async fn the_place_in_the_queue_is_what_was_typed(stage: Stage) {
+        let words = ["run", "--detach", "--id", "placed", "--queue", "intentQ", "--partition", "tenant-9", "--priority", "7", "--", "true"];
+        let typed = type_in(&stage, &words).await;
+        assert_eq!(typed.code, Some(0), "{}", typed.stderr);
+        type_in(&stage, &["run", "--detach", "--id", "anywhere", "--", "true"]).await;
+        let place = async |id: &str| {
+            let sql = format!("SELECT queue_name, queue_partition_key, priority FROM dbos.workflow_status WHERE workflow_uuid = '{id}'");
+            stage.sql(&sql).await
+        };
+        assert_eq!(place("placed").await, [json!({"queue_name": "intentQ", "queue_partition_key": "tenant-9", "priority": 7})]);
+        assert_eq!(place("anywhere").await, [json!({"queue_name": "intentQ", "queue_partition_key": "cli", "priority": 0})]);
+
+        let elsewhere = type_in(&stage, &["run", "--detach", "--id", "lost", "--queue", "sbxQ", "--", "true"]).await;
+        assert_eq!(elsewhere.code, Some(1));
+        assert!(elsewhere.stderr.contains("sbxQ"), "{}", elsewhere.stderr);
+        assert!(place("lost").await.is_empty());
     }
 
     async fn people_see_what_there_is(stage: Stage) {
@@ -192,6 +288,25 @@ on_both_databases! {
         server.wait_status("gated", "SUCCESS").await;
         assert_eq!(server.view("gated").await["approval"]["approvedBy"], "po");
         assert_eq!(type_in(&stage, &["approve", "gated"]).await.code, Some(1), "it has ended");
+    }
+
+    async fn who_wants_no_colours_gets_none(stage: Stage) {
+        if missing_tools(&["script"]) {
+            return;
+        }
+        // `script` is the terminal; both streams of the command end in it.
+        let line = format!("'{}' run -- 'sleep 0.5; echo hi' && '{0}' runs", env!("CARGO_BIN_EXE_stepwell"));
+        let shown = async |no_color: &str| {
+            let mut script = stage.tool("script");
+            script.args(["-qec", &line, "/dev/null"]).current_dir(stage.dir()).env("NO_COLOR", no_color).stdin(Stdio::null());
+            let output = script.output().await.unwrap();
+            assert!(output.status.success(), "{output:?}");
+            String::from_utf8(output.stdout).unwrap()
+        };
+        let is_coloured = |text: &str| text.split("\u{1b}[").skip(1).any(|rest| rest.trim_start_matches(|c: char| c.is_ascii_digit()).starts_with('m'));
+        let (with, without) = (shown("").await, shown("1").await);
+        assert!(is_coloured(&with), "{with:?}");
+        assert!(!is_coloured(&without) && without.contains(" · it_"), "the status line is there, and plain: {without:?}");
     }
 
     async fn json_is_one_document_a_line(stage: Stage) {

@@ -32,6 +32,8 @@ const DEADLINE: Duration = Duration::from_secs(240);
 const LANES: u64 = 16;
 /// Processes that die while the programs run.
 const KILLS: u32 = 8;
+/// So many programs last long enough for some to be cancelled and for processes to die meanwhile.
+const ENOUGH_PROGRAMS: u64 = 500;
 /// Executions of a step that fails.
 const ATTEMPTS: u32 = 3;
 
@@ -240,8 +242,14 @@ async fn process(stage: &Stage) -> Process {
     .await
 }
 
-/// Starts a program, sends it what it receives, and now and then cancels and resumes it as an official client does.
-async fn drive(stage: &Stage, client: &Client, id: &str, program: &Program, random: &mut Random) {
+/// Starts a program, sends it what it receives, and now and then cancels and resumes it as an official client does. Answers whether it was cancelled.
+async fn drive(
+    stage: &Stage,
+    client: &Client,
+    id: &str,
+    program: &Program,
+    random: &mut Random,
+) -> bool {
     let options = StartOptions {
         id: Some(id.to_owned()),
         queue: ROOTS.into(),
@@ -259,27 +267,33 @@ async fn drive(stage: &Stage, client: &Client, id: &str, program: &Program, rand
             .await
             .unwrap();
     }
-    if cancels {
-        tokio::time::sleep(Duration::from_millis(random.below(30))).await;
-        let cancelled = stage
-            .sql_execute(&format!(
-                "UPDATE dbos.workflow_status SET status = 'CANCELLED', queue_name = NULL, owner_xid = NULL, started_at_epoch_ms = NULL \
-                 WHERE workflow_uuid = '{id}' AND status IN ('ENQUEUED', 'PENDING')"
-            ))
-            .await;
-        if cancelled == 1 {
-            tokio::time::sleep(Duration::from_millis(random.below(30))).await;
-            stage
-                .sql_execute(&format!(
-                    "UPDATE dbos.workflow_status SET status = 'ENQUEUED', queue_name = '_dbos_internal_queue', recovery_attempts = 0, \
-                     completed_at = NULL WHERE workflow_uuid = '{id}' AND status = 'CANCELLED'"
-                ))
-                .await;
-        }
+    if !cancels {
+        return false;
     }
+    tokio::time::sleep(Duration::from_millis(random.below(30))).await;
+    let cancelled = stage
+        .sql_execute(&format!(
+            "UPDATE dbos.workflow_status SET status = 'CANCELLED', queue_name = NULL, owner_xid = NULL, started_at_epoch_ms = NULL \
+             WHERE workflow_uuid = '{id}' AND status IN ('ENQUEUED', 'PENDING')"
+        ))
+        .await;
+    // It may have ended before.
+    if cancelled == 0 {
+        return false;
+    }
+    tokio::time::sleep(Duration::from_millis(random.below(30))).await;
+    let resumed = stage
+        .sql_execute(&format!(
+            "UPDATE dbos.workflow_status SET status = 'ENQUEUED', queue_name = '_dbos_internal_queue', recovery_attempts = 0, \
+             completed_at = NULL WHERE workflow_uuid = '{id}' AND status = 'CANCELLED'"
+        ))
+        .await;
+    assert_eq!(resumed, 1, "{id}: nobody else touches what is cancelled");
+    true
 }
 
-async fn kill_now_and_then(stage: Stage, done: Arc<AtomicBool>, mut random: Random) {
+/// Answers how many were killed.
+async fn kill_now_and_then(stage: Stage, done: Arc<AtomicBool>, mut random: Random) -> u32 {
     let mut processes = vec![process(&stage).await, process(&stage).await];
     let mut killed = 0;
     while !done.load(Ordering::SeqCst) {
@@ -293,6 +307,7 @@ async fn kill_now_and_then(stage: Stage, done: Arc<AtomicBool>, mut random: Rand
     for process in processes {
         process.stop().await;
     }
+    killed
 }
 
 /// What every workflow has recorded, by id: function ids and names in order.
@@ -358,15 +373,18 @@ on_both_databases! {
         let lanes = (0..LANES).map(|lane| {
             let (stage, client) = (stage.clone(), client.clone());
             tokio::spawn(async move {
+                let mut cancelled = 0;
                 for n in (lane..programs).step_by(LANES as usize) {
                     let random = &mut Random::new(seed + n);
                     let program = program(random, 0);
-                    drive(&stage, &client, &format!("p{n}"), &program, random).await;
+                    cancelled += u32::from(drive(&stage, &client, &format!("p{n}"), &program, random).await);
                 }
+                cancelled
             })
         });
+        let mut cancelled = 0;
         for lane in lanes.collect::<Vec<_>>() {
-            lane.await.unwrap();
+            cancelled += lane.await.unwrap();
         }
         eventually(DEADLINE, "every program has ended", || async {
             let open = stage.sql("SELECT workflow_uuid, status FROM dbos.workflow_status WHERE status <> 'SUCCESS' LIMIT 5").await;
@@ -374,7 +392,10 @@ on_both_databases! {
         })
         .await;
         done.store(true, Ordering::SeqCst);
-        killer.await.unwrap();
+        let killed = killer.await.unwrap();
+        report(&format!("{programs} programs on {}: {cancelled} were cancelled and resumed, {killed} processes killed", stage.backend().name()));
+        // A few programs, to look into one that failed, may be through before anything happens to them.
+        assert!(programs < ENOUGH_PROGRAMS || (cancelled > 0 && killed > 0), "the model was compared with a quiet life");
 
         let outputs = stage.sql("SELECT workflow_uuid, output FROM dbos.workflow_output").await;
         let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();

@@ -11,7 +11,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use harness::*;
@@ -27,11 +27,16 @@ use stepwell::{
         workflows,
     },
 };
+use tokio::sync::RwLock;
 
 const QUEUE: &str = "testQ";
 const DEADLINE: Duration = Duration::from_secs(240);
 const WORKERS: usize = 4;
 const SAMPLE_EVERY: Duration = Duration::from_millis(10);
+/// How often a sampler must have looked on the average; a busy machine does not keep to the pace above.
+const LOOKS_EVERY: Duration = Duration::from_millis(100);
+/// The limits are tried by processes that take all of the machine, and how long a job waits is measured without them.
+static MACHINE: RwLock<()> = RwLock::const_new(());
 
 /// A task that takes as many milliseconds as it is told.
 struct Task;
@@ -199,13 +204,18 @@ async fn fullest_window(stage: &Stage, period_ms: i64) -> i64 {
 
 /// Runs `tasks` under `settings`, on four workers, for ten tenants, and answers what was most.
 async fn watched(stage: &Stage, tasks: usize, settings: &QueueSettings) -> Most {
+    let _busy = MACHINE.read().await;
     let processes = workers(stage, WORKERS, settings).await;
     let done = Arc::new(AtomicBool::new(false));
+    let began = Instant::now();
     let sampler = tokio::spawn(sample(stage.clone(), Arc::clone(&done)));
     enqueue::<Task>(
         processes[0].client(),
         &2,
-        (0..tasks).map(|n| tenant(format!("task-{n:05}"), &format!("tenant-{}", n % 10))),
+        (0..tasks).map(|n| StartOptions {
+            priority: i32::try_from(n % 3).unwrap(),
+            ..tenant(format!("task-{n:05}"), &format!("tenant-{}", n % 10))
+        }),
     )
     .await;
     for process in &processes {
@@ -214,13 +224,28 @@ async fn watched(stage: &Stage, tasks: usize, settings: &QueueSettings) -> Most 
     until_done(stage, Task::NAME, tasks as i64).await;
     done.store(true, Ordering::SeqCst);
     let most = sampler.await.unwrap();
-    assert!(most.samples > 5, "{most:?}");
+    // Whatever it lasted, somebody looked all the time: a limit that is broken between two looks a second apart is not seen.
+    let looks = began.elapsed().as_millis() / LOOKS_EVERY.as_millis();
+    assert!(
+        u128::from(most.samples) > looks,
+        "{most:?}, at least {looks} expected"
+    );
     stop(processes).await;
     most
 }
 
+/// Tasks under all limits together.
 fn tasks() -> usize {
     usize::try_from(number_from("STEPWELL_FLOW_TASKS", 5_000)).unwrap()
+}
+
+/// Tasks under a limit alone: a part of them, where tests must not take minutes.
+fn tasks_alone() -> usize {
+    if long_tests_are_wanted() {
+        tasks()
+    } else {
+        tasks() / 5
+    }
 }
 
 /// When workflows started, by id.
@@ -248,27 +273,29 @@ on_both_databases! {
         };
         let most = watched(&stage, tasks(), &settings).await;
         assert!(most.everywhere <= 30 && most.worker <= 10 && most.partition <= 4, "{most:?}");
+        // Most of the room is used, or the limits were not tried.
+        assert!(most.everywhere > 15 && most.worker > 5 && most.partition > 2, "{most:?}");
         assert!(fullest_window(&stage, 500).await <= 400);
     }
 
     async fn concurrency_alone_holds(stage: Stage) {
-        let most = watched(&stage, tasks() / 5, &QueueSettings { concurrency: Some(12), ..limits() }).await;
+        let most = watched(&stage, tasks_alone(), &QueueSettings { concurrency: Some(12), ..limits() }).await;
         assert!(most.everywhere <= 12 && most.everywhere > 3, "{most:?}");
     }
 
     async fn worker_concurrency_alone_holds(stage: Stage) {
-        let most = watched(&stage, tasks() / 5, &QueueSettings { worker_concurrency: Some(5), ..limits() }).await;
+        let most = watched(&stage, tasks_alone(), &QueueSettings { worker_concurrency: Some(5), ..limits() }).await;
         assert!(most.worker <= 5 && most.everywhere <= 20, "{most:?}");
     }
 
     async fn partition_concurrency_alone_holds(stage: Stage) {
-        let most = watched(&stage, tasks() / 5, &QueueSettings { partition_concurrency: Some(2), ..limits() }).await;
+        let most = watched(&stage, tasks_alone(), &QueueSettings { partition_concurrency: Some(2), ..limits() }).await;
         assert!(most.partition <= 2 && most.everywhere <= 20, "{most:?}");
     }
 
     async fn a_rate_alone_holds_in_every_window_of_the_databases_clock(stage: Stage) {
         let settings = QueueSettings { rate_limit_max: Some(150), rate_limit_period_ms: Some(300), ..limits() };
-        watched(&stage, tasks() / 5, &settings).await;
+        watched(&stage, tasks_alone(), &settings).await;
         assert_eq!(fullest_window(&stage, 300).await, 150, "and each window is used");
     }
 
@@ -336,6 +363,7 @@ on_both_databases! {
     }
 
     async fn a_new_tenant_is_not_held_up_by_one_that_is_throttled(stage: Stage) {
+        let _alone = MACHINE.write().await;
         let processes = workers(&stage, 1, &QueueSettings { partition_concurrency: Some(1), ..limits() }).await;
         let client = processes[0].client();
         // Its first job takes its one slot for as long as the test lasts.
@@ -347,7 +375,7 @@ on_both_databases! {
         .await;
 
         let mut waited = Vec::new();
-        for n in 0..7 {
+        for n in 0..15 {
             let id = format!("lone-{n}");
             client.start::<Task>(&1, tenant(id.clone(), &format!("small-{n}"))).await.unwrap();
             let sql = format!("SELECT started_at_epoch_ms - created_at FROM dbos.workflow_status WHERE workflow_uuid = '{id}'");
@@ -358,9 +386,8 @@ on_both_databases! {
             .await;
             waited.push(took);
         }
-        // The quickest tells what the queue costs, the others what else this machine does.
         waited.sort_unstable();
-        assert!(waited[0] < 100 && waited[3] < 1_000, "{waited:?} ms");
+        assert!(waited[waited.len() / 2] < 100, "{waited:?} ms");
         // Not worth waiting for: its work takes ten minutes.
         for process in processes {
             process.kill();

@@ -12,7 +12,9 @@ const DEADLINE: Duration = Duration::from_secs(60);
 const SECOND: i64 = 1_000;
 const HOUR: i64 = 3_600 * SECOND;
 const DAY: i64 = 24 * HOUR;
-const FIVE_MINUTES: i64 = 300 * SECOND;
+const MINUTE: i64 = 60 * SECOND;
+/// How often all processes die.
+const ROUNDS: usize = 5;
 const TICKS_A_DAY: i64 = 2_880;
 /// A process is dead soon, so that one that is killed holds nobody up.
 const QUICK: (&str, &str) = ("EXECUTOR_EXPIRY_MS", "1000");
@@ -182,25 +184,37 @@ on_both_databases! {
         let servers = [stage.serve_with(&fast).await, stage.serve_with(&fast).await, stage.serve_with(&fast).await];
         let body = with(yearly("steady"), &json!({"cron": "* * * * * *", "catchUp": "all", "overlap": "allow"}));
         servers[0].post("/api/schedules", &body).await.expect(201);
-        // Five minutes that nobody was there for, beside the seconds that really pass.
-        let began = now() - now().rem_euclid(SECOND) - FIVE_MINUTES;
-        set_last_fired(&stage, "steady", began).await;
-
-        for round in 0..9_usize {
-            until_fired(&stage, "steady", slots(&stage, "steady").await.len() + 1).await;
-            servers[round % 3].kill_9().await;
-            // As if the clock had gone back half a minute: what was decided is decided again, and fires no second time.
-            let stands = slots(&stage, "steady").await.last().copied().unwrap();
-            set_last_fired(&stage, "steady", (stands - 30 * SECOND).max(began)).await;
-            servers[round % 3].start_again().await;
+        for server in &servers {
+            server.kill_9().await;
         }
-        servers[1].kill_9().await;
-        servers[2].kill_9().await;
+        let mut began = now() - now().rem_euclid(SECOND);
+
+        for round in 0..ROUNDS {
+            // A minute more that nobody was there for, before all that was decided so far: that is decided again, as if the clock had gone back,
+            // and fires no second time.
+            began -= MINUTE;
+            set_last_fired(&stage, "steady", began).await;
+            tokio::join!(servers[0].start_again(), servers[1].start_again(), servers[2].start_again());
+            eventually(DEADLINE, "the minute has fired", || async {
+                let first = slots(&stage, "steady").await.first().copied();
+                if first == Some(began + SECOND) { Ok(()) } else { Err(format!("{first:?}")) }
+            })
+            .await;
+            // Whoever has fired it dies, and the others each after one more slot.
+            for n in 0..3 {
+                servers[(round + n) % 3].kill_9().await;
+                if n < 2 {
+                    until_fired(&stage, "steady", slots(&stage, "steady").await.len() + 1).await;
+                }
+            }
+        }
+        servers[0].start_again().await;
+        until_fired(&stage, "steady", slots(&stage, "steady").await.len() + 1).await;
         servers[0].send("POST", "/api/schedules/steady/pause", None).await.expect(200);
 
         let fired = slots(&stage, "steady").await;
         assert_eq!(fired[0], began + SECOND);
-        assert!(fired.len() > 300, "{}", fired.len());
+        assert!(fired.len() > 60 * ROUNDS, "{}", fired.len());
         for pair in fired.windows(2) {
             assert_eq!(pair[1] - pair[0], SECOND, "no slot is left out and none fires twice");
         }
@@ -217,34 +231,32 @@ on_both_databases! {
 
     async fn what_was_missed_is_made_up_for_as_the_schedule_says(stage: Stage) {
         let server = stage.serve().await;
-        let hourly = |name: &str, catch_up: &str| with(yearly(name), &json!({"cron": "0 * * * *", "catchUp": catch_up, "overlap": "allow", "catchUpWindowMS": 10 * HOUR}));
+        // Half an hour ago for the last time, whenever this runs: what was missed just now would still be on time.
+        let newest = now() - now().rem_euclid(MINUTE) - 30 * MINUTE;
+        let minute = newest / MINUTE % 60;
+        let hourly = |name: &str, catch_up: &str| with(yearly(name), &json!({"cron": format!("{minute} * * * *"), "catchUp": catch_up, "overlap": "allow", "catchUpWindowMS": 10 * HOUR}));
         for catch_up in ["all", "latest", "none"] {
             server.post("/api/schedules", &hourly(catch_up, catch_up)).await.expect(201);
         }
         server.kill_9().await;
-        let this_hour = now() - now().rem_euclid(HOUR);
         for name in ["all", "latest", "none"] {
-            set_last_fired(&stage, name, this_hour - 20 * HOUR).await;
-        }
-        // In its first minute an hour is on time.
-        if now() - this_hour < 61 * SECOND {
-            return;
+            set_last_fired(&stage, name, newest - 20 * HOUR).await;
         }
         server.start_again().await;
 
         let all = until_fired(&stage, "all", 10).await;
-        assert_eq!(all, (0..10).rev().map(|n| this_hour - n * HOUR).collect::<Vec<_>>());
-        assert_eq!(until_fired(&stage, "latest", 1).await, [this_hour]);
+        assert_eq!(all, (0..10).rev().map(|n| newest - n * HOUR).collect::<Vec<_>>());
+        assert_eq!(until_fired(&stage, "latest", 1).await, [newest]);
         let missed = async |name: &str| {
             let read = schedule(&server, name).await;
             (read["missed"]["count"].as_i64().unwrap(), read["missed"]["reason"].clone(), read["lastFiredAt"].clone())
         };
         eventually(DEADLINE, "what is not caught up is noted", || async {
-            match missed("none").await { (20, reason, fired) if reason == "not_caught_up" && fired == this_hour - 20 * HOUR => Ok(()), other => Err(format!("{other:?}")) }
+            match missed("none").await { (20, reason, fired) if reason == "not_caught_up" && fired == newest - 20 * HOUR => Ok(()), other => Err(format!("{other:?}")) }
         })
         .await;
-        assert_eq!(missed("all").await, (10, json!("outside_window"), json!(this_hour)));
-        assert_eq!(missed("latest").await, (19, json!("superseded"), json!(this_hour)));
+        assert_eq!(missed("all").await, (10, json!("outside_window"), json!(newest)));
+        assert_eq!(missed("latest").await, (19, json!("superseded"), json!(newest)));
         assert!(slots(&stage, "none").await.is_empty());
         let slots = schedule(&server, "all").await["slots"].clone();
         assert_eq!((&slots[1]["outcome"], slots.as_array().unwrap().len()), (&json!("fired_late"), 11));

@@ -10,6 +10,7 @@ use std::{
 };
 
 use harness::*;
+use serde_json::json;
 use stepwell::{
     engine::{
         Client, Context, Engine, EngineOptions, StartOptions, Workflow, WorkflowError, migrate,
@@ -276,19 +277,30 @@ on_both_databases! {
         let hour = 3_600_000;
         let limited = StartOptions { timeout: Some(Duration::from_secs(2)), ..start("limited") };
         engine.client().start::<Sleeper>(&hour, limited).await.unwrap();
-        engine.client().start::<Sleeper>(&hour, start("cancelled")).await.unwrap();
-        until_asleep(&stage, "limited").await;
-        until_asleep(&stage, "cancelled").await;
+        for id in ["cancelled", "elsewhere"] {
+            engine.client().start::<Sleeper>(&hour, start(id)).await.unwrap();
+        }
+        for id in ["limited", "cancelled", "elsewhere"] {
+            until_asleep(&stage, id).await;
+        }
 
-        // As an official client cancels.
-        stage.sql_execute("UPDATE dbos.workflow_status SET status = 'CANCELLED', completed_at = 1, owner_xid = NULL, queue_name = NULL WHERE workflow_uuid = 'cancelled'").await;
-        stage.sql_execute("UPDATE app.waits SET due_at = 1 WHERE workflow_id = 'cancelled'").await;
+        let server = stage.serve().await;
+        let by = json!({"actor": "po", "reason": "not needed any more"});
+        server.post("/api/ops/wf/cancelled/cancel", &by).await.expect(202);
+        // Its time is an hour away, and nobody has to come by for its end.
+        assert_eq!(status(&stage, "cancelled").await, "CANCELLED");
+        assert_eq!(stage.sql_count("SELECT count(*) FROM app.waits WHERE workflow_id = 'cancelled'").await, 0);
+        // An official client leaves the wait behind, and whatever wakes it then finds that it has ended.
+        stage.sql_execute("UPDATE dbos.workflow_status SET status = 'CANCELLED', completed_at = 1, owner_xid = NULL, queue_name = NULL WHERE workflow_uuid = 'elsewhere'").await;
+        stage.sql_execute("UPDATE app.waits SET due_at = 1 WHERE workflow_id = 'elsewhere'").await;
         until_status(&stage, "limited", "CANCELLED").await;
 
         let times = stage.sql("SELECT completed_at - workflow_deadline_epoch_ms AS late FROM dbos.workflow_status WHERE workflow_uuid = 'limited'").await;
         let late = times[0]["late"].as_i64().unwrap();
         assert!((0..=2 * LATE_MS).contains(&late), "{late} ms after the deadline");
-        assert_eq!((status(&stage, "cancelled").await.as_str(), recorded(&stage, "cancelled", "after").await), ("CANCELLED", 0));
+        for id in ["cancelled", "elsewhere"] {
+            assert_eq!((status(&stage, id).await.as_str(), recorded(&stage, id, "after").await), ("CANCELLED", 0), "{id}");
+        }
         engine.shutdown().await;
     }
 

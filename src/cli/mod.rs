@@ -196,7 +196,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode, CliError> {
         let exporting = telemetry.export().await?;
         let done = dispatch(&config, command).await;
         // A second signal waits for nobody.
-        if !matches!(done, Err(CliError::Killed(_))) {
+        if !matches!(done, Err(CliError::Killed(_) | CliError::Interrupted(_))) {
             exporting.stop().await;
         }
         done

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashSet,
+    future::Future,
     io::IsTerminal,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -9,6 +10,7 @@ use std::{
 };
 
 use serde_json::{Map, Value, json};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{
     CliError,
@@ -90,8 +92,16 @@ pub(super) async fn run(config: &Config, arguments: &Arguments) -> Result<ExitCo
         Execute::Here
     };
     let session = Session::open(config, &arguments.target, execute).await?;
-    let code = start_and_watch(&session, arguments, &intent).await;
-    session.close().await;
+    let mut interrupts = Interrupts::catch()?;
+    let code = start_and_watch(&session, arguments, &intent, &mut interrupts).await;
+    if matches!(code, Err(CliError::Interrupted(_))) {
+        // Nothing is waited for: what executes here ends with the process.
+        return code;
+    }
+    tokio::select! {
+        () = session.close() => {}
+        () = interrupts.next() => {}
+    }
     code
 }
 
@@ -99,7 +109,25 @@ async fn start_and_watch(
     session: &Session,
     arguments: &Arguments,
     intent: &Value,
+    interrupts: &mut Interrupts,
 ) -> Result<ExitCode, CliError> {
+    let id = interrupts.or(start(session, arguments, intent)).await?;
+    if arguments.detach {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut watch = Watch::new(&session.api, &id, arguments.target.json);
+    let watched = watch.until_ended(interrupts).await;
+    watch.line.clear();
+    watched?;
+    interrupts.or(tell_end(session, arguments, &id)).await
+}
+
+/// Starts the run, or finds it again under its id.
+async fn start(
+    session: &Session,
+    arguments: &Arguments,
+    intent: &Value,
+) -> Result<String, CliError> {
     let created = session.api.post("/api/intents", intent).await?;
     let id = created["intentId"].as_str().unwrap_or_default().to_owned();
     let request = json!({
@@ -118,13 +146,19 @@ async fn start_and_watch(
                 );
             }
         }
-        return Ok(ExitCode::SUCCESS);
     }
-    let mut watch = Watch::new(&session.api, &id, arguments.target.json);
-    watch.until_ended().await?;
+    Ok(id)
+}
+
+/// Takes out what a run that has ended has left, and answers with the exit code that stands for its end.
+async fn tell_end(
+    session: &Session,
+    arguments: &Arguments,
+    id: &str,
+) -> Result<ExitCode, CliError> {
     let view = session
         .api
-        .get(&format!("/api/runs/{}/view", encoded(&id)))
+        .get(&format!("/api/runs/{}/view", encoded(id)))
         .await?;
     if !arguments.outs.is_empty() {
         take_out(&session.api, &view, &arguments.out_dir).await?;
@@ -133,7 +167,34 @@ async fn start_and_watch(
         let ended = json!({"event": "ended", "runId": id, "status": view["header"]["status"], "tasks": view["tasks"]});
         super::say(&ended.to_string());
     }
-    Ok(ExitCode::from(exit_code(&view, &id)))
+    Ok(ExitCode::from(exit_code(&view, id)))
+}
+
+/// Ctrl-C, caught from the moment this exists: one that comes while something else is under way waits here, and is not lost.
+struct Interrupts(Signal);
+
+impl Interrupts {
+    fn catch() -> Result<Self, CliError> {
+        signal(SignalKind::interrupt())
+            .map(Self)
+            .map_err(|e| CliError::Failed(format!("cannot listen for Ctrl-C: {e}")))
+    }
+
+    /// Until somebody types it.
+    async fn next(&mut self) {
+        self.0.recv().await;
+    }
+
+    /// What `work` answers, unless somebody leaves before it does.
+    async fn or<T>(
+        &mut self,
+        work: impl Future<Output = Result<T, CliError>>,
+    ) -> Result<T, CliError> {
+        tokio::select! {
+            done = work => done,
+            () = self.next() => Err(CliError::Interrupted(INTERRUPTED)),
+        }
+    }
 }
 
 impl Arguments {
@@ -292,28 +353,25 @@ impl<'a> Watch<'a> {
         }
     }
 
-    async fn until_ended(&mut self) -> Result<(), CliError> {
+    async fn until_ended(&mut self, interrupts: &mut Interrupts) -> Result<(), CliError> {
         let mut follower = Follower::new(self.api, self.id, true);
         loop {
             let event = tokio::select! {
                 event = follower.next() => event?,
-                signal = tokio::signal::ctrl_c() => {
-                    signal.map_err(|e| CliError::Failed(e.to_string()))?;
+                () = interrupts.next() => {
                     if self.cancelling {
                         return Err(CliError::Interrupted(INTERRUPTED));
                     }
                     self.cancelling = true;
-                    self.cancel().await?;
+                    interrupts.or(self.cancel()).await?;
                     continue;
                 }
             };
             match event {
                 Some(event) => self.show(&event),
-                None => break,
+                None => return Ok(()),
             }
         }
-        self.line.clear();
-        Ok(())
     }
 
     async fn cancel(&mut self) -> Result<(), CliError> {

@@ -2,6 +2,8 @@
 
 use std::io::Write;
 
+use super::text::{Paint, paint_for};
+
 /// A line on standard error that is written again and again.
 #[derive(Debug)]
 pub(super) struct StatusLine {
@@ -51,13 +53,10 @@ impl StatusLine {
 
     fn draw(&mut self) {
         if self.terminal && self.free {
+            let line = format!("{} · {}", self.status, self.id);
+            let line = paint_for(&std::io::stderr(), Paint::Faint, &line);
             // Without a line break: the next output takes its place.
-            let _ = write!(
-                std::io::stderr(),
-                "\x1b[2m{} · {}\x1b[0m",
-                self.status,
-                self.id
-            );
+            let _ = write!(std::io::stderr(), "{line}");
             self.shown = true;
         }
     }

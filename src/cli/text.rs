@@ -14,15 +14,20 @@ pub(super) enum Paint {
     Plain,
 }
 
-/// `text` in its colour, when standard output is a terminal.
+/// `text` in its colour, for standard output.
 pub(super) fn paint(paint: Paint, text: &str) -> String {
+    paint_for(&std::io::stdout(), paint, text)
+}
+
+/// `text` in its colour, when `out` is a terminal and nobody has asked for none.
+pub(super) fn paint_for(out: &impl IsTerminal, paint: Paint, text: &str) -> String {
     let code = match paint {
         Paint::Good => "32",
         Paint::Bad => "31",
         Paint::Faint => "2",
         Paint::Plain => return text.to_owned(),
     };
-    if std::io::stdout().is_terminal() && crate::config::variable("NO_COLOR").is_none() {
+    if out.is_terminal() && crate::config::variable("NO_COLOR").is_none() {
         format!("\x1b[{code}m{text}\x1b[0m")
     } else {
         text.to_owned()
