@@ -315,4 +315,49 @@ on_both_databases! {
         assert_eq!(closed.header(&run).await["status"], "SUCCESS");
         assert_eq!(stage.sql_count("SELECT count(*) FROM app.executors").await, 0);
     }
+
+    async fn a_fifth_tick_beside_four_is_told_to_come_again(stage: Stage) {
+        const AT_ONCE: i64 = 4;
+        let token = "s3cret-of-this-test";
+        let planning = stage.start("api", &[]).await;
+        let gate = stage.dir().join("gate");
+        for _ in 0..AT_ONCE {
+            planning.start_job(json!({"command": format!("until [ -e {} ]; do sleep 0.05; done", gate.display())})).await;
+        }
+        // The runs are planned, and wait for their tasks.
+        let (code, summary) = outcome(&once(&stage, &["--queues", "intentQ"], &[]).await);
+        assert_eq!((code, &summary["suspended"]), (0, &json!(AT_ONCE)), "{summary}");
+        let api = stage.start("api", &[("STEPWELL_TOKEN", token), LIVE[0], LIVE[1]]).await;
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let post = |path: &str, body: &str| {
+            let request = client.post(format!("{}{path}", api.base())).header("content-type", "application/json").bearer_auth(token);
+            request.body(body.to_owned()).send()
+        };
+        let tick = || post("/tick", r#"{"maxSeconds": 60, "maxJobs": 1}"#);
+        let mut ticks = Vec::new();
+        for under_way in 1..=AT_ONCE {
+            ticks.push(tokio::spawn(tick()));
+            eventually(DEADLINE, &format!("{under_way} ticks have a task"), || async {
+                let found = stage.sql_count("SELECT count(*) FROM app.claims WHERE queue_name = 'sbxQ'").await;
+                if found == under_way { Ok(()) } else { Err(found) }
+            })
+            .await;
+        }
+
+        let refused = tick().await.unwrap();
+
+        assert_eq!(refused.status().as_u16(), 429);
+        let wait: u64 = refused.headers()["retry-after"].to_str().unwrap().parse().unwrap();
+        assert!((1..=60).contains(&wait), "{wait} s");
+        assert_eq!(refused.json::<Value>().await.unwrap()["code"], "tick_busy");
+        let intent = post("/api/intents", r#"{"goal": "beside them", "inputs": {}, "constraints": {}}"#).await.unwrap();
+        assert_eq!(intent.status().as_u16(), 201, "ticks keep nobody else from writing");
+        std::fs::write(&gate, "").unwrap();
+        for tick in ticks {
+            let answer = tick.await.unwrap().unwrap();
+            assert_eq!(answer.status().as_u16(), 200);
+            assert_eq!(answer.json::<Value>().await.unwrap()["completed"], 1);
+        }
+        assert_eq!(tick().await.unwrap().status().as_u16(), 200, "there is room again");
+    }
 }
