@@ -361,3 +361,43 @@ on_both_databases! {
         assert_eq!(tick().await.unwrap().status().as_u16(), 200, "there is room again");
     }
 }
+
+on_own_postgres! {
+    async fn a_database_that_is_lost_in_the_middle_is_69_and_costs_no_run(stage: Stage, []) {
+        let api = stage.start("api", &[]).await;
+        let (begun, gate) = (stage.dir().join("begun"), stage.dir().join("gate"));
+        let command = format!("echo x >> {}; until [ -e {} ]; do sleep 0.05; done", begun.display(), gate.display());
+        let run = api.start_job(json!({"command": command})).await;
+        let started = Instant::now();
+        let child = stage
+            .command(&["worker", "--once", "--max-seconds", "6"])
+            .envs(LIVE)
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        eventually(DEADLINE, "the task runs", || async {
+            if begun.exists() { Ok(()) } else { Err("not yet") }
+        })
+        .await;
+
+        stage.cluster().stop().await;
+        std::fs::write(&gate, "").unwrap();
+        let (code, message) = refusal(&child.wait_with_output().await.unwrap());
+
+        assert_eq!(code, 69, "{message}");
+        // It has looked once more for as long as it may take to connect.
+        assert!(started.elapsed() < Duration::from_secs(20), "{:?}: {message}", started.elapsed());
+        stage.cluster().start().await;
+        // What it held is taken over after its expiry.
+        let env = [LIVE.as_slice(), &[("EXECUTOR_EXPIRY_MS", "1000")]].concat();
+        eventually(DEADLINE, "a later invocation ends the run", || async {
+            once(&stage, &["--max-seconds", "5"], &env).await;
+            let header = api.header(&run).await;
+            if header["status"] == "SUCCESS" { Ok(()) } else { Err(header) }
+        })
+        .await;
+        stage.assert_no_duplicates().await;
+        stage.assert_sound().await;
+    }
+}
