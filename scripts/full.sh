@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # The gate for a signoff: everything of check, the whole suite on both databases, and the field manual, read whole. Touches no configured database.
 # usage: scripts/full.sh
-# Runs: formatting, clippy, generated files, policies, shell scripts, every test (those of check among them), the whole sweep of deaths beside
-# writes (quick, check and the suite die at some), and scripts/manual.sh.
+# Runs: formatting, clippy, generated files, policies, shell scripts, the supply chain (cargo machete and cargo deny, which it installs when they are
+# missing), every test (those of check among them), the whole sweep of deaths beside writes (quick, check and the suite die at some), and
+# scripts/manual.sh.
 # Each gate contains the one before: quick < check < full. The manual ends with the gates; it takes quick and check as done here, and runs the soaks.
-# A missing tool is a failure here, not a skipped test.
+# A missing tool is a failure here, not a skipped test; without a network known vulnerabilities are not looked up, and that is said loudly.
 #   MISE_NO_RESET=1   keep the throwaway servers and the databases afterwards
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
@@ -14,6 +15,7 @@ no_arguments "$@"
 
 export CI=true STEPWELL_TEST_BACKENDS=both
 static_steps
+step "supply chain" check_supply_chain
 # The manual comes by itself, with its long blocks.
 step "the whole suite on both databases" "$STEPWELL_ROOT/scripts/test.sh" -- --skip the_manual_holds_on_both_databases
 step "a death beside every write" env STEPWELL_TEST_LONG=1 "$STEPWELL_ROOT/scripts/test.sh" --test write_sweep

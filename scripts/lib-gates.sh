@@ -52,6 +52,24 @@ check_scripts() {
   fi
 }
 
+# What we depend on: every dependency is used, under a licence that goes with ours, from the one registry, and known for no vulnerability.
+check_supply_chain() {
+  local tool
+  for tool in machete deny; do
+    # Not into our target directory: what is compiled for another tool's lock file is of no use here.
+    cargo "$tool" --version >/dev/null 2>&1 || env -u CARGO_TARGET_DIR cargo install --quiet --locked "cargo-$tool" || return
+  done
+  cargo machete || return
+  cargo deny check bans licenses sources || return
+  if cargo deny fetch db; then
+    cargo deny check --disable-fetch advisories || return
+  else
+    say "********************************************************************************"
+    say "NOT CHECKED: known vulnerabilities, because the list of RustSec cannot be fetched"
+    say "********************************************************************************"
+  fi
+}
+
 # suites DATABASES NAME…: those test targets on sqlite, postgres or both.
 suites() {
   local databases=$1 name targets=()

@@ -403,15 +403,21 @@ impl Lookup<'_> {
 
     fn trace_base_url(&self) -> Result<Option<String>, ConfigError> {
         let good = |url: &str| {
+            // A brace that stays is a placeholder that nobody fills, misspelt mostly; a URL itself has none.
+            let filled = url.replace("{traceId}", "").replace("{spanId}", "");
             (url.starts_with("http://") || url.starts_with("https://"))
                 && url.contains("{traceId}")
+                && !filled.contains(['{', '}'])
                 && url.parse::<reqwest::Url>().is_ok()
         };
         self.parsed("TRACE_BASE_URL", None, |url| {
             if good(url) {
                 Ok(Some(url.to_owned()))
             } else {
-                Err("an http or https URL with {traceId}, and {spanId} if wanted".into())
+                Err(
+                    "an http or https URL with {traceId}, and {spanId} if wanted; no other braces"
+                        .into(),
+                )
             }
         })
     }
@@ -464,12 +470,22 @@ mod tests {
             ("SBX_LOCAL_BWRAP", "on", "auto or off"),
             ("SBX_QUEUE_PARTITION", "maybe", "true or false"),
             ("TRACE_BASE_URL", "ftp://x/{traceId}", "http"),
+            ("TRACE_BASE_URL", "https://x/{spanId}", "{traceId}"),
+            (
+                "TRACE_BASE_URL",
+                "https://x/{traceId}/{spanID}",
+                "no other braces",
+            ),
+            ("TRACE_BASE_URL", "https://x/{traceId}}", "no other braces"),
             ("STEPWELL_DIE_AT", "nowhere", "before-claim"),
         ] {
             let error = read(&[(name, value)]).unwrap_err();
             assert_eq!((error.name, error.value.as_str()), (name, value));
             assert!(error.accepts.contains(accepts), "{error}");
         }
+        let both = "https://x/{traceId}/span/{spanId}";
+        let config = read(&[("TRACE_BASE_URL", both)]).unwrap();
+        assert_eq!(config.trace_base_url.as_deref(), Some(both));
         let error = read(&[("DATABASE_URL", "mysql://me:secret@h/d")]).unwrap_err();
         assert_eq!(error.value, "mysql://…@h/d");
         let error = read(&[("SBX_MODE", "live"), ("SBX_PROVIDER", "e2b")]).unwrap_err();

@@ -24,6 +24,8 @@ const SHORT: Pace = Pace {
     up_ms: (2_000, 4_000),
     down_ms: (200, 1_000),
 };
+/// Runs that are started while the database fails over.
+const RACING: usize = 30;
 const LONG: Pace = Pace {
     runs: 2_000,
     callers: 10,
@@ -94,7 +96,7 @@ on_own_postgres! {
         if missing_tools(&["haproxy"]) {
             return;
         }
-        let (runs, callers) = if long_tests_are_wanted() { (500, 10) } else { (60, 6) };
+        let runs = if long_tests_are_wanted() { 500 } else { 60 };
         let first = stage.cluster();
         let second = first.standby(stage.dir().join("standby")).await;
         first.admin("ALTER SYSTEM SET synchronous_standby_names = '*'; SELECT pg_reload_conf()").await;
@@ -107,31 +109,44 @@ on_own_postgres! {
         let server = stage.serve_with(&env).await;
         stage.start("worker", &env).await;
         stage.prepare_load().await;
-        let loading = tokio::spawn({
-            let server = server.clone();
-            async move { server.load(runs, callers, Duration::from_millis(200)).await }
-        });
+        server.send("POST", "/api/queues/sbxQ/pause", None).await.expect(200);
+        let in_flight = server.load(runs, 6, Duration::ZERO).await;
         let before = stage.elsewhere(first.url());
-        eventually(Duration::from_secs(20), "runs are under way", || async {
-            match before.sql_count("SELECT count(*) FROM app.runs").await {
-                0..5 => Err("fewer than five runs"),
-                _ => Ok(()),
+        // Each run waits for its two tasks, and nobody may start one.
+        let count = i64::try_from(runs).unwrap();
+        eventually(Duration::from_secs(60), "every run waits for its tasks", || async {
+            match before.sql_count("SELECT count(*) FROM dbos.workflow_status WHERE queue_name = 'sbxQ' AND status = 'ENQUEUED'").await {
+                waiting if waiting == 2 * count => Ok(()),
+                waiting => Err(waiting),
             }
+        })
+        .await;
+        // What is acknowledged in the very moment of the failover counts, too.
+        let racing = tokio::spawn({
+            let server = server.clone();
+            async move { server.load(RACING, 6, Duration::from_millis(200)).await }
+        });
+        let unfinished = eventually(Duration::from_secs(20), "others are started beside them", || async {
+            let of_load = "SELECT count(*) FROM app.runs WHERE id NOT LIKE 'sched-%'";
+            let (all, ended) = (before.sql_count(of_load).await, before.sql_count(&format!("{of_load} AND ended_at IS NOT NULL")).await);
+            if all >= count + 3 && ended == 0 { Ok(all) } else { Err(format!("{all} runs, {ended} of them ended")) }
         })
         .await;
 
         first.stop().await;
+        assert!(!racing.is_finished(), "nobody was starting runs any more");
         second.promote().await;
         let promoted = stage.elsewhere(second.url());
         // Nobody follows the new first server: nobody is waited for.
         second.admin("ALTER SYSTEM RESET synchronous_standby_names; SELECT pg_reload_conf()").await;
-        let told = loading.await.unwrap();
+        let racing = racing.await.unwrap();
+        server.send("POST", "/api/queues/sbxQ/resume", None).await.expect(200);
 
-        promoted.assert_kept(&told.accepted).await;
+        promoted.assert_kept(&[in_flight.accepted, racing.accepted].concat()).await;
         server.wait_health(200).await;
         report(&format!(
-            "{} runs over a failover; {} refusals, the slowest answer took {:?}",
-            told.accepted.len(), told.refused, told.slowest
+            "a failover under {unfinished} runs; {} refusals, the slowest answer took {:?}",
+            racing.refused, racing.slowest
         ));
         second.stop().await;
     }

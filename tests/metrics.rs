@@ -275,3 +275,16 @@ on_both_databases! {
         assert!(lint.status.success() && lint.stderr.is_empty(), "{lint:?}");
     }
 }
+
+#[test]
+fn alerts_fire_when_they_should_and_are_silent_when_they_should_be() {
+    if missing_tools(&["promtool"]) {
+        return;
+    }
+    let output = std::process::Command::new("promtool")
+        .args(["test", "rules", "alerts-test.yml"])
+        .current_dir(Path::new(ROOT).join("deploy/grafana"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+}

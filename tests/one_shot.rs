@@ -315,4 +315,89 @@ on_both_databases! {
         assert_eq!(closed.header(&run).await["status"], "SUCCESS");
         assert_eq!(stage.sql_count("SELECT count(*) FROM app.executors").await, 0);
     }
+
+    async fn a_fifth_tick_beside_four_is_told_to_come_again(stage: Stage) {
+        const AT_ONCE: i64 = 4;
+        let token = "s3cret-of-this-test";
+        let planning = stage.start("api", &[]).await;
+        let gate = stage.dir().join("gate");
+        for _ in 0..AT_ONCE {
+            planning.start_job(json!({"command": format!("until [ -e {} ]; do sleep 0.05; done", gate.display())})).await;
+        }
+        // The runs are planned, and wait for their tasks.
+        let (code, summary) = outcome(&once(&stage, &["--queues", "intentQ"], &[]).await);
+        assert_eq!((code, &summary["suspended"]), (0, &json!(AT_ONCE)), "{summary}");
+        let api = stage.start("api", &[("STEPWELL_TOKEN", token), LIVE[0], LIVE[1]]).await;
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let post = |path: &str, body: &str| {
+            let request = client.post(format!("{}{path}", api.base())).header("content-type", "application/json").bearer_auth(token);
+            request.body(body.to_owned()).send()
+        };
+        let tick = || post("/tick", r#"{"maxSeconds": 60, "maxJobs": 1}"#);
+        let mut ticks = Vec::new();
+        for under_way in 1..=AT_ONCE {
+            ticks.push(tokio::spawn(tick()));
+            eventually(DEADLINE, &format!("{under_way} ticks have a task"), || async {
+                let found = stage.sql_count("SELECT count(*) FROM app.claims WHERE queue_name = 'sbxQ'").await;
+                if found == under_way { Ok(()) } else { Err(found) }
+            })
+            .await;
+        }
+
+        let refused = tick().await.unwrap();
+
+        assert_eq!(refused.status().as_u16(), 429);
+        let wait: u64 = refused.headers()["retry-after"].to_str().unwrap().parse().unwrap();
+        assert!((1..=60).contains(&wait), "{wait} s");
+        assert_eq!(refused.json::<Value>().await.unwrap()["code"], "tick_busy");
+        let intent = post("/api/intents", r#"{"goal": "beside them", "inputs": {}, "constraints": {}}"#).await.unwrap();
+        assert_eq!(intent.status().as_u16(), 201, "ticks keep nobody else from writing");
+        std::fs::write(&gate, "").unwrap();
+        for tick in ticks {
+            let answer = tick.await.unwrap().unwrap();
+            assert_eq!(answer.status().as_u16(), 200);
+            assert_eq!(answer.json::<Value>().await.unwrap()["completed"], 1);
+        }
+        assert_eq!(tick().await.unwrap().status().as_u16(), 200, "there is room again");
+    }
+}
+
+on_own_postgres! {
+    async fn a_database_that_is_lost_in_the_middle_is_69_and_costs_no_run(stage: Stage, []) {
+        let api = stage.start("api", &[]).await;
+        let (begun, gate) = (stage.dir().join("begun"), stage.dir().join("gate"));
+        let command = format!("echo x >> {}; until [ -e {} ]; do sleep 0.05; done", begun.display(), gate.display());
+        let run = api.start_job(json!({"command": command})).await;
+        let started = Instant::now();
+        let child = stage
+            .command(&["worker", "--once", "--max-seconds", "6"])
+            .envs(LIVE)
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        eventually(DEADLINE, "the task runs", || async {
+            if begun.exists() { Ok(()) } else { Err("not yet") }
+        })
+        .await;
+
+        stage.cluster().stop().await;
+        std::fs::write(&gate, "").unwrap();
+        let (code, message) = refusal(&child.wait_with_output().await.unwrap());
+
+        assert_eq!(code, 69, "{message}");
+        // It has looked once more for as long as it may take to connect.
+        assert!(started.elapsed() < Duration::from_secs(20), "{:?}: {message}", started.elapsed());
+        stage.cluster().start().await;
+        // What it held is taken over after its expiry.
+        let env = [LIVE.as_slice(), &[("EXECUTOR_EXPIRY_MS", "1000")]].concat();
+        eventually(DEADLINE, "a later invocation ends the run", || async {
+            once(&stage, &["--max-seconds", "5"], &env).await;
+            let header = api.header(&run).await;
+            if header["status"] == "SUCCESS" { Ok(()) } else { Err(header) }
+        })
+        .await;
+        stage.assert_no_duplicates().await;
+        stage.assert_sound().await;
+    }
 }

@@ -140,6 +140,53 @@ on_both_databases! {
         assert!(received.resources.iter().any(|pair| pair == "service.name=lab"), "{:?}", received.resources);
     }
 
+    async fn a_run_is_one_trace_across_invocations_that_come_and_go(stage: Stage) {
+        let receiver = Receiver::http(Manners::Takes).await;
+        let base = receiver.base();
+        // It exports nothing: all that arrives is the invocations'.
+        let api = stage.start("api", &[]).await;
+        let run = api.start_golden_run().await;
+        let invocation = async || {
+            let mut command = stage.command(&["worker", "--once", "--max-jobs", "1"]);
+            let output = command.envs(exporting(&base, &[])).output().await.unwrap();
+            assert!(matches!(output.status.code(), Some(0 | 75)), "{output:?}");
+        };
+        invocation().await;
+        assert_eq!(api.header(&run).await["nextAction"], "APPROVE_PLAN");
+        api.approve(&run).await;
+        let (mut invocations, mut told) = (1, vec![receiver.received().spans.len()]);
+        while api.header(&run).await["status"] != "SUCCESS" {
+            invocation().await;
+            invocations += 1;
+            told.push(receiver.received().spans.len());
+            assert!(invocations < 10, "the run does not end: {:?}", api.header(&run).await);
+        }
+        assert!(invocations >= 3 && told.is_sorted_by(|before, after| before < after), "each tells of what it did: {told:?}");
+
+        let header = api.header(&run).await;
+        let received = receiver.received();
+        let (trace, names): (BTreeSet<String>, BTreeSet<&str>) =
+            received.spans.iter().map(|span| (hex(&span.trace_id), span.name.as_str())).unzip();
+        assert_eq!(trace, BTreeSet::from([header["traceId"].as_str().unwrap().to_owned()]), "{names:?}");
+        for name in ["run", "CompileST", "ApplyPatchST", "DecideST", "ExecuteST", "task", "claim", "wait"] {
+            assert!(names.contains(name), "{name}: {names:?}");
+        }
+    }
+
+    async fn a_link_that_nobody_can_fill_stops_the_start(stage: Stage) {
+        stage.migrate().await;
+        let before = stage.row_counts().await;
+        for template in ["https://trace.example/{traceId}/span/{spanID}", "https://trace.example/{spanId}", "trace.example/{traceId}"] {
+            for command in ["serve", "worker --once"] {
+                let process = stage.spawn(command, &[("TRACE_BASE_URL", template)]).await;
+                let status = process.wait_exit().await;
+                assert_eq!(status.code(), Some(78), "{command}: {}", process.log());
+                assert!(process.log().contains("TRACE_BASE_URL") && process.log().contains(template), "{command}: {}", process.log());
+            }
+        }
+        assert_eq!(stage.row_counts().await, before);
+    }
+
     async fn logs_and_metrics_reach_the_receiver_and_logs_know_their_run(stage: Stage) {
         let receiver = Receiver::http(Manners::Takes).await;
         let base = receiver.base();
@@ -167,25 +214,38 @@ on_both_databases! {
     }
 
     async fn a_receiver_that_misbehaves_costs_no_run_anything_and_losses_are_counted(stage: Stage) {
-        let receiver = Receiver::http(Manners::Hangs).await;
-        let base = receiver.base();
+        let port = free_port();
+        let base = format!("http://127.0.0.1:{port}");
         let small = [("OTEL_BSP_MAX_QUEUE_SIZE", "8"), ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "4"), ("OTEL_EXPORTER_OTLP_TIMEOUT", "300")];
         let server = stage.serve_with(&exporting(&base, &small)).await;
-
-        for manners in [Manners::Hangs, Manners::Answers(500), Manners::Answers(403), Manners::RejectsOne] {
-            receiver.behave(manners);
-            let before = value_of(&server, "stepwell_telemetry_dropped_total{signal=\"spans\"").await;
+        // By their reason: what a full queue loses says nothing of this receiver.
+        let runs_succeed_and_losses_are_counted = async |what: &str, reason: &str| {
+            let series = format!("stepwell_telemetry_dropped_total{{signal=\"spans\",reason=\"{reason}\"");
+            let before = value_of(&server, &series).await;
             for _ in 0..3 {
                 let run = server.start_golden_run().await;
                 server.approve(&run).await;
                 let header = server.wait_status(&run, "SUCCESS").await;
                 assert!(header["error"].is_null(), "{header}");
             }
-            eventually(DEADLINE, &format!("{manners:?}: losses are counted"), || async {
-                let now = value_of(&server, "stepwell_telemetry_dropped_total{signal=\"spans\"").await;
+            eventually(DEADLINE, &format!("{what}: losses are counted"), || async {
+                let now = value_of(&server, &series).await;
                 if now > before { Ok(()) } else { Err(now) }
             })
             .await;
+        };
+
+        runs_succeed_and_losses_are_counted("nobody listens", "unreachable").await;
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await.unwrap();
+        let receiver = Receiver::listen(listener, Manners::Hangs, false);
+        for (manners, reason) in [
+            (Manners::Hangs, "unreachable"),
+            (Manners::Answers(500), "unreachable"),
+            (Manners::Answers(403), "refused"),
+            (Manners::RejectsOne, "rejected"),
+        ] {
+            receiver.behave(manners);
+            runs_succeed_and_losses_are_counted(&format!("{manners:?}"), reason).await;
         }
 
         receiver.behave(Manners::Takes);
@@ -202,13 +262,21 @@ on_both_databases! {
         let hanging = Receiver::http(Manners::Hangs).await;
         let broken = Receiver::http(Manners::Answers(500)).await;
 
-        for base in [nobody, refusing.base(), hanging.base(), broken.base()] {
-            let env = [("OTLP_REQUIRED", "1"), ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", &base), ("OTEL_EXPORTER_OTLP_TIMEOUT", "500")];
-            let server = stage.spawn("serve", &env).await;
-            let status = server.wait_exit().await;
-            assert_eq!(status.code(), Some(78), "{}", server.log());
+        for (command, base) in [
+            ("serve", &nobody),
+            ("api", &nobody),
+            ("worker", &nobody),
+            ("worker --once", &nobody),
+            ("serve", &refusing.base()),
+            ("serve", &hanging.base()),
+            ("serve", &broken.base()),
+        ] {
+            let env = [("OTLP_REQUIRED", "1"), ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", base), ("OTEL_EXPORTER_OTLP_TIMEOUT", "500")];
+            let process = stage.spawn(command, &env).await;
+            let status = process.wait_exit().await;
+            assert_eq!(status.code(), Some(78), "{command}: {}", process.log());
             let endpoint = format!("{base}/v1/traces");
-            assert!(server.log().contains(&endpoint) && server.log().contains("OTLP_REQUIRED"), "{}", server.log());
+            assert!(process.log().contains(&endpoint) && process.log().contains("OTLP_REQUIRED"), "{command}: {}", process.log());
         }
         assert_eq!(stage.row_counts().await, before);
 
@@ -298,5 +366,23 @@ on_both_databases! {
         // Only the greeting on standard output is for people.
         let others: Vec<String> = server.log().lines().filter(|line| !line.starts_with('{')).map(str::to_owned).collect();
         assert!(others.iter().all(|line| line.starts_with("Stepwell ") || line.starts_with("  ")), "{others:?}");
+    }
+
+    async fn the_option_for_json_logs_counts_before_the_environment(stage: Stage) {
+        stage.start("api", &[]).await.start_golden_run().await;
+        let said = async |arguments: &[&str]| {
+            let mut command = stage.command(&[&["worker", "--once", "--max-jobs", "1"], arguments].concat());
+            let output = command.envs([("STEPWELL_LOG", "human"), ("RUST_LOG", "stepwell=debug")]).output().await.unwrap();
+            assert!(matches!(output.status.code(), Some(0 | 75)), "{output:?}");
+            String::from_utf8(output.stderr).unwrap()
+        };
+
+        let lines = said(&["--log", "json"]).await;
+
+        assert!(lines.lines().count() > 0);
+        for line in lines.lines() {
+            let line: serde_json::Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {lines}"));
+            assert!(line["time"].is_string() && line["level"].is_string(), "{line}");
+        }
     }
 }

@@ -2,6 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+/// How long a process may take to show its metrics: it asks the database for some of them, for five seconds when that is away.
+const METRICS_WITHIN: Duration = Duration::from_secs(10);
+
 /// A process that is watched.
 #[derive(Debug, Clone)]
 pub(crate) struct Process {
@@ -37,19 +40,31 @@ impl Process {
         };
         let descriptors = std::fs::read_dir(format!("/proc/{}/fd", self.pid)).map_err(gone)?;
         let descriptors = u64::try_from(descriptors.count()).unwrap_or(u64::MAX);
-        let tasks = self.tasks(http).await.unwrap_or_default();
+        // Not compared for a process without metrics.
+        let tasks = match &self.metrics {
+            Some(metrics) => self.tasks(http, metrics).await?,
+            None => 0,
+        };
         Ok([number("VmRSS:")?, descriptors, number("Threads:")?, tasks])
     }
 
-    /// Its asynchronous tasks; none when it does not say.
-    async fn tasks(&self, http: &reqwest::Client) -> Option<u64> {
-        let answer = http.get(self.metrics.as_ref()?).send().await.ok()?;
-        let text = answer.text().await.ok()?;
-        let line = text
+    /// Its asynchronous tasks. One that does not say is an error: what is missing would be flat.
+    async fn tasks(&self, http: &reqwest::Client, metrics: &str) -> Result<u64, String> {
+        let silent = |error: reqwest::Error| format!("{} at {metrics}: {error}", self.name);
+        let answer = http.get(metrics).send().await.map_err(silent)?;
+        let text = answer.text().await.map_err(silent)?;
+        let number = text
             .lines()
-            .find_map(|line| line.strip_prefix("stepwell_tasks "))?;
-        line.trim().parse().ok()
+            .find_map(|line| line.strip_prefix("stepwell_tasks ")?.trim().parse().ok());
+        number.ok_or_else(|| format!("{} shows no stepwell_tasks at {metrics}", self.name))
     }
+}
+
+fn client() -> Result<reqwest::Client, String> {
+    let client = reqwest::Client::builder()
+        .no_proxy()
+        .timeout(METRICS_WITHIN);
+    client.build().map_err(|error| error.to_string())
 }
 
 /// What one process used at one time.
@@ -81,8 +96,7 @@ pub(crate) async fn sample(
     length: Duration,
     every: Duration,
 ) -> Result<Vec<Sample>, String> {
-    let http = reqwest::Client::builder().no_proxy().timeout(every).build();
-    let http = http.map_err(|error| error.to_string())?;
+    let http = client()?;
     let mut samples = Vec::new();
     while begun.elapsed() < length {
         for (process, of) in watched.iter().enumerate() {
@@ -143,4 +157,43 @@ pub(crate) fn p99(mut times: Vec<Duration>) -> Duration {
         .get(times.len() * 99 / 100)
         .copied()
         .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    /// This process, as one that shows `body` at `/metrics`, once.
+    async fn showing(body: &'static str) -> Process {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let _ = stream.read(&mut [0; 4096]).await.unwrap();
+            let answer = format!(
+                "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}",
+                body.len()
+            );
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        });
+        let text = format!("{}=this@http://{address}/metrics", std::process::id());
+        Process::parse(&text).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_metric_that_is_missing_is_an_error_and_not_zero() {
+        let http = client().unwrap();
+        let shown = showing("stepwell_tasks 7\n").await;
+        assert_eq!(shown.usage(&http).await.unwrap()[3], 7);
+        let renamed = showing("stepwell_other 7\n").await;
+        let error = renamed.usage(&http).await.unwrap_err();
+        assert!(error.contains("no stepwell_tasks"), "{error}");
+        // It was shown once: nobody answers any more.
+        let error = shown.usage(&http).await.unwrap_err();
+        assert!(error.contains("/metrics"), "{error}");
+        let without = Process::parse(&format!("{}=this", std::process::id())).unwrap();
+        assert!(without.usage(&http).await.is_ok());
+    }
 }

@@ -288,7 +288,7 @@ pub const GROUPS: &[Group] = &[
             variable(
                 "TRACE_BASE_URL",
                 Means("none"),
-                "an http or https URL with {traceId}, and {spanId} if wanted",
+                "an http or https URL with {traceId}, and {spanId} if wanted; no other braces",
                 "the pattern of `traceUrl` in a run's header",
             ),
         ],

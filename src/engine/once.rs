@@ -187,12 +187,13 @@ impl EngineBuilder {
         } = self.assemble(Pace::until(budget.started, budget.cut()));
         let tally = worker.once(&budget, stop).await;
         helpers.shutdown().await;
+        let tally = tally?;
         let left = one_shot::left(&db.read(), &claimer, &queues, expiry_ms).await?;
         let left = Left {
             next_wake_at: earlier(left.next_wake_at, next_slot),
             ..left
         };
-        Ok(Summary::of(tally?, left))
+        Ok(Summary::of(tally, left))
     }
 
     /// Fires the slots of schedules that are due; answers when the next one is.
@@ -274,7 +275,7 @@ impl Worker {
                 Charge::Nothing,
             ),
         };
-        Ok(self.end(life, deadline, charge).await)
+        self.end(life, deadline, charge).await
     }
 
     /// Claims and executes until nothing is left that could be claimed now. The first heartbeat does what no daemon does here: it takes over

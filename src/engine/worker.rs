@@ -123,7 +123,8 @@ impl Worker {
             self.live(&mut life).instrument(log).await;
             if *phase.borrow() == Phase::Stopping {
                 let deadline = Instant::now() + self.options.grace;
-                self.end(life, deadline, Charge::Nothing).await;
+                // What went wrong is said already.
+                let _ = self.end(life, deadline, Charge::Nothing).await;
                 return;
             }
             tracing::warn!(

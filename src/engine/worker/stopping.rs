@@ -5,17 +5,20 @@ use tokio::time::Instant;
 use super::{HEARTBEAT, Incarnation, Worker};
 use crate::{
     engine::{once::Tally, signals},
-    store::{backend::jitter, claims::Charge, executors},
+    store::{StoreError, backend::jitter, claims::Charge, executors},
 };
 
 impl Worker {
     /// Ends this life: executions reach their next boundary, or are dropped at `deadline`; `charge` is what that costs them. Answers what it did.
+    ///
+    /// # Errors
+    /// The database is away: nothing was handed back, and whoever would ask it more waits in vain.
     pub(in crate::engine) async fn end(
         mut self,
         mut life: Incarnation,
         deadline: Instant,
         charge: Charge,
-    ) -> Tally {
+    ) -> Result<Tally, StoreError> {
         self.pace.yield_now();
         // Past the deadline whatever still runs is dropped below.
         let _ = tokio::time::timeout_at(deadline, self.finish_running(&mut life)).await;
@@ -39,13 +42,16 @@ impl Worker {
                 }
             }
             Ok(Err(error)) => {
-                tracing::warn!(%error, "could not hand back; another process takes over after the expiry")
+                tracing::warn!(%error, "could not hand back; another process takes over after the expiry");
+                if matches!(error, StoreError::Connection(_)) {
+                    return Err(error);
+                }
             }
             Err(_) => tracing::warn!(
                 "could not hand back in time; another process takes over after the expiry"
             ),
         }
-        life.tally
+        Ok(life.tally)
     }
 
     /// Waits until every execution has ended, and beats meanwhile: a process whose heart stopped would be declared dead, and its work done
