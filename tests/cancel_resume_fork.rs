@@ -44,7 +44,7 @@ on_both_databases! {
         resume(&server, &run).await;
         let in_progress = "SELECT count(*) FROM app.claims c JOIN dbos.workflow_status s ON s.workflow_uuid = c.workflow_id \
                            WHERE s.status = 'ENQUEUED' AND s.parent_workflow_id IS NOT NULL";
-        until("the task is queued again while its command runs", &stage, in_progress, 1).await;
+        stage.until_count("the task is queued again while its command runs", in_progress, 1).await;
         let_go(&stage);
 
         server.wait_status(&run, "SUCCESS").await;
@@ -105,7 +105,7 @@ on_both_databases! {
         seed_patient_recipe(&stage).await;
         pause(&stage, "sbxQ", true).await;
         let run = start(&server, "patient", json!({"command": "echo", "tests": ["a", "b"]})).await;
-        until("two children are queued", &stage, "SELECT count(*) FROM dbos.workflow_status WHERE queue_name = 'sbxQ' AND status = 'ENQUEUED'", 2).await;
+        stage.until_count("two children are queued", "SELECT count(*) FROM dbos.workflow_status WHERE queue_name = 'sbxQ' AND status = 'ENQUEUED'", 2).await;
         let alone = children(&stage, &run).await[0].0.clone();
         cancel(&server, &alone).await;
         cancel(&server, &run).await;
@@ -153,7 +153,7 @@ on_both_databases! {
 
         let header = server.wait_status(&run, "CANCELLED").await;
         assert!(header["endedAt"].is_i64(), "{header}");
-        until("the child is cancelled", &stage, "SELECT count(*) FROM dbos.workflow_status WHERE parent_workflow_id IS NOT NULL AND status = 'CANCELLED'", 1).await;
+        stage.until_count("the child is cancelled", "SELECT count(*) FROM dbos.workflow_status WHERE parent_workflow_id IS NOT NULL AND status = 'CANCELLED'", 1).await;
         let_go(&stage);
         until_nobody_executes(&stage).await;
 
@@ -380,9 +380,9 @@ on_postgres! {
             official(&stage, &[action, &run]).await;
             server.wait_status(&run, "CANCELLED").await;
             let open = format!("SELECT count(*) FROM dbos.workflow_status WHERE parent_workflow_id = '{run}' AND status <> 'CANCELLED'");
-            until("the child is cancelled", &stage, &open, 0).await;
+            stage.until_count("the child is cancelled", &open, 0).await;
             let noted = format!("SELECT count(*) FROM app.cancellations WHERE cancelled_by = '{run}'");
-            until("its parent is noted", &stage, &noted, 1).await;
+            stage.until_count("its parent is noted", &noted, 1).await;
 
             let_go(&stage);
             official(&stage, &["resume", &run]).await;
@@ -395,7 +395,7 @@ on_postgres! {
             until_status(&server, &forked, "SUCCESS").await;
             // It may have ended before anybody saw that it has no run.
             let adopted = format!("SELECT count(*) FROM app.runs WHERE id = '{forked}'");
-            until("the fork has a run", &stage, &adopted, 1).await;
+            stage.until_count("the fork has a run", &adopted, 1).await;
             let header = server.wait_status(&forked, "SUCCESS").await;
             assert_eq!(header["forkedFrom"], run.as_str());
             assert_eq!(server.steps(&forked).await.len(), 4);

@@ -24,7 +24,6 @@ use stepwell::{
 use tokio::sync::Semaphore;
 
 const QUEUE: &str = "treeQ";
-const DEADLINE: Duration = Duration::from_secs(60);
 
 /// A line of descendants; the last of them has one step, which the test holds.
 struct Tree {
@@ -60,18 +59,6 @@ impl Workflow for Tree {
     }
 }
 
-async fn until(stage: &Stage, what: &str, sql: &str, wanted: i64) {
-    eventually(DEADLINE, what, || async {
-        let found = stage.sql_count(sql).await;
-        if found == wanted {
-            Ok(())
-        } else {
-            Err(format!("{found}, not {wanted}"))
-        }
-    })
-    .await;
-}
-
 on_both_databases! {
     async fn grandchildren_are_cancelled_by_their_own_parents_and_come_back_one_by_one(stage: Stage) {
         let db = Database::connect(&DatabaseOptions::new(stage.database_url())).await.unwrap();
@@ -98,8 +85,8 @@ on_both_databases! {
             json!({"workflow_id": "w-0-0-0", "cancelled_by": "w-0-0"}),
         ]);
         leave.add_permits(1);
-        until(&stage, "nothing is claimed", "SELECT count(*) FROM app.claims", 0).await;
-        until(&stage, "all stay cancelled", "SELECT count(*) FROM dbos.workflow_status WHERE status = 'CANCELLED'", 4).await;
+        stage.until_count("nothing is claimed", "SELECT count(*) FROM app.claims", 0).await;
+        stage.until_count("all stay cancelled", "SELECT count(*) FROM dbos.workflow_status WHERE status = 'CANCELLED'", 4).await;
 
         let tx = db.begin().await.unwrap();
         let target = ops::lock(&tx, "w").await.unwrap().unwrap();
@@ -109,7 +96,7 @@ on_both_databases! {
 
         let result = engine.client().result::<u32>("w", Duration::from_millis(20)).await.unwrap();
         assert_eq!((result, bodies.load(Ordering::SeqCst)), (Ok(4), 1), "what the leaf did was kept");
-        until(&stage, "all succeed", "SELECT count(*) FROM dbos.workflow_status WHERE status = 'SUCCESS'", 4).await;
+        stage.until_count("all succeed", "SELECT count(*) FROM dbos.workflow_status WHERE status = 'SUCCESS'", 4).await;
         engine.shutdown().await;
     }
 

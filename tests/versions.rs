@@ -100,13 +100,7 @@ on_both_databases! {
         api.send("POST", "/api/queues/sbxQ/pause", None).await.expect(200);
         let worker = stage.start("worker", &[("DBOS__APPVERSION", "v1")]).await;
         let task = format!("SELECT count(*) FROM dbos.workflow_status WHERE parent_workflow_id = '{awaiting}'");
-        eventually(Duration::from_secs(30), "its task is queued", || async {
-            match stage.sql_count(&task).await {
-                1 => Ok(()),
-                n => Err(n),
-            }
-        })
-        .await;
+        stage.until_count("its task is queued", &task, 1).await;
         worker.terminate().await;
         let queued = api.start_job(json!({"command": "true"})).await;
 

@@ -42,18 +42,6 @@ pub(crate) async fn status(server: &Server, id: &str) -> String {
     workflow["status"].as_str().unwrap().to_owned()
 }
 
-pub(crate) async fn until(what: &str, stage: &Stage, sql: &str, wanted: i64) {
-    eventually(DEADLINE, what, || async {
-        let found = stage.sql_count(sql).await;
-        if found == wanted {
-            Ok(())
-        } else {
-            Err(format!("{found}, not {wanted}"))
-        }
-    })
-    .await;
-}
-
 pub(crate) async fn until_status(server: &Server, id: &str, wanted: &str) {
     eventually(DEADLINE, &format!("{id} is {wanted}"), || async {
         let found = status(server, id).await;
@@ -64,13 +52,9 @@ pub(crate) async fn until_status(server: &Server, id: &str, wanted: &str) {
 
 /// Until no execution is left: whatever was under way has ended.
 pub(crate) async fn until_nobody_executes(stage: &Stage) {
-    until(
-        "nothing is claimed",
-        stage,
-        "SELECT count(*) FROM app.claims",
-        0,
-    )
-    .await;
+    stage
+        .until_count("nothing is claimed", "SELECT count(*) FROM app.claims", 0)
+        .await;
 }
 
 pub(crate) async fn recorded(stage: &Stage, id: &str) -> Vec<String> {

@@ -106,13 +106,13 @@ async fn bring_about(stage: &Stage, situation: Situation) -> World {
                 .send("POST", "/slowstep?wf=w&sleep=4000", None)
                 .await
                 .expect(202);
-            until(
-                "s1 is marked",
-                stage,
-                "SELECT count(*) FROM app.marks WHERE workflow_id = 'w'",
-                1,
-            )
-            .await;
+            stage
+                .until_count(
+                    "s1 is marked",
+                    "SELECT count(*) FROM app.marks WHERE workflow_id = 'w'",
+                    1,
+                )
+                .await;
             "w".to_owned()
         }
         Situation::WaitingForAnEvent => {
@@ -129,20 +129,16 @@ async fn bring_about(stage: &Stage, situation: Situation) -> World {
             let run = start(&server, "patient", json!({"command": "FLAKY_INFRA_FAIL"})).await;
             // The pause before the second attempt is spent in memory; the one before the third is not, and cannot end in a paused queue.
             let attempted = "SELECT CASE WHEN count(*) > 0 THEN 1 ELSE 0 END FROM app.sbx_runs";
-            until("an attempt", stage, attempted, 1).await;
+            stage.until_count("an attempt", attempted, 1).await;
             pause(stage, "sbxQ", true).await;
-            until(
-                "two attempts",
-                stage,
-                "SELECT count(*) FROM app.sbx_runs",
-                2,
-            )
-            .await;
+            stage
+                .until_count("two attempts", "SELECT count(*) FROM app.sbx_runs", 2)
+                .await;
             run
         }
         Situation::Suspended => {
             let run = start(&server, "patient", json!({"command": command(stage)})).await;
-            until("a child is queued", stage, "SELECT count(*) FROM dbos.workflow_status WHERE queue_name = 'sbxQ' AND status = 'ENQUEUED'", 1).await;
+            stage.until_count("a child is queued", "SELECT count(*) FROM dbos.workflow_status WHERE queue_name = 'sbxQ' AND status = 'ENQUEUED'", 1).await;
             run
         }
     };

@@ -12,6 +12,8 @@ use super::backend::Backend;
 use super::eventually::eventually;
 use super::stage::Stage;
 
+const COUNT_DEADLINE: Duration = Duration::from_secs(60);
+
 const CONNECTIONS: u32 = 2;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(20);
 /// The columns that say to which workflow a row belongs.
@@ -128,6 +130,19 @@ impl Stage {
             .await
             .as_i64()
             .unwrap_or_else(|| panic!("{sql}: not an integer"))
+    }
+
+    /// Until a count is `wanted`, a minute at most.
+    pub(crate) async fn until_count(&self, what: &str, sql: &str, wanted: i64) {
+        eventually(COUNT_DEADLINE, what, || async {
+            let found = self.sql_count(sql).await;
+            if found == wanted {
+                Ok(())
+            } else {
+                Err(format!("{found}, not {wanted}"))
+            }
+        })
+        .await;
     }
 
     /// Runs statements that change rows; returns how many they changed.
