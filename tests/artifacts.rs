@@ -80,7 +80,7 @@ on_both_databases! {
     }
 
     async fn a_large_file_passes_without_being_in_memory(stage: Stage) {
-        let megabytes = if long_tests_are_wanted() { 1_000 } else { 96 };
+        let megabytes = if long_tests_are_wanted() { 1_024 } else { 96 };
         let server = stage.serve().await;
         let warm = server.start_job(json!({"command": "head -c 5000000 /dev/urandom > warm", "out": ["warm"]})).await;
         server.wait_status(&warm, "SUCCESS").await;
