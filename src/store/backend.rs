@@ -235,7 +235,7 @@ impl Database {
             connect.map_sqlx_sqlite_pool_opts(reach::without_leftovers);
             connect
         };
-        let writer = SeaDatabase::connect(open(1)).await?;
+        let writer = first_of_a_file(open(1)).await?;
         let reader = SeaDatabase::connect(open(SQLITE_READERS)).await?;
         let callers = match options.kept_for_callers() {
             0 => None,
@@ -386,6 +386,23 @@ pub struct PoolUse {
     pub idle: u32,
     /// Connections that there may be.
     pub most: u32,
+}
+
+/// Opens a file that other processes may be opening for the first time, too: who makes a fresh one a WAL database needs it alone for a moment,
+/// and SQLite does not wait for that as it waits for a lock.
+async fn first_of_a_file(options: ConnectOptions) -> Result<DatabaseConnection, DbErr> {
+    let began = Instant::now();
+    loop {
+        match SeaDatabase::connect(options.clone()).await {
+            Err(error)
+                if matches!(StoreError::from(error.clone()), StoreError::Contention(_))
+                    && began.elapsed() < BUSY_TIMEOUT =>
+            {
+                tokio::time::sleep(jitter(Duration::from_millis(20))).await;
+            }
+            connected => return connected,
+        }
+    }
 }
 
 fn without_password(url: &str) -> String {
@@ -629,6 +646,23 @@ pub fn json_rows(rows: &impl Serialize) -> Result<Value, StoreError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_fresh_file_may_be_opened_by_many_at_once() {
+        for _ in 0..20 {
+            let directory = tempfile::tempdir().unwrap();
+            let options =
+                DatabaseOptions::new(format!("sqlite://{}/fresh.db", directory.path().display()));
+            let mut opening = tokio::task::JoinSet::new();
+            for _ in 0..8 {
+                let options = options.clone();
+                opening.spawn(async move { Database::connect(&options).await.map(|_| ()) });
+            }
+            for opened in opening.join_all().await {
+                opened.unwrap();
+            }
+        }
+    }
 
     #[test]
     fn passwords_are_not_displayed() {
