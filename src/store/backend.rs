@@ -1,19 +1,18 @@
 //! Owns the connection to the database and every difference between the two back ends. Nothing outside this file asks which one is in use
 //! to choose its SQL: a difference is a named function here.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+mod connect;
+
+use std::{sync::Arc, time::Duration};
 
 use sea_orm::{
-    AccessMode, ConnectOptions, ConnectionTrait, Database as SeaDatabase, DatabaseConnection,
-    DatabaseTransaction, DbBackend, DbErr, ExecResult, FromQueryResult, IsolationLevel,
-    QueryResult, SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait,
-    TryGetable, Value, sqlx,
+    AccessMode, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr,
+    ExecResult, FromQueryResult, IsolationLevel, QueryResult, SqliteTransactionMode, Statement,
+    TransactionOptions, TransactionTrait, TryGetable, Value, sqlx,
 };
 use serde::Serialize;
 
+pub use self::connect::{DatabaseOptions, SqliteSync, sqlite_path};
 pub use super::patience::{jitter, persist, retrying, until_there};
 use super::{
     error::StoreError,
@@ -21,15 +20,6 @@ use super::{
     writes,
 };
 
-/// How long a process that starts waits for a database that does not listen yet, unless its options say otherwise.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a statement may wait for a free connection of the pool unless its options say otherwise. While nothing listens, the driver
-/// waits so long for somebody who does.
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long SQLite waits for another process's write lock before it answers `SQLITE_BUSY`.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
-/// Statements kept prepared per connection: the checkpoint's statements vary with the columns they carry.
-const STATEMENT_CACHE: usize = 300;
 /// How Postgres plans: by the indexes, which the statements are written for. Before it has counted a table that grows fast it takes that for
 /// small, reads and sorts all of it, and keeps such a plan until it has; and no plan here is worth compiling.
 const PLANS: [&str; 3] = [
@@ -37,67 +27,8 @@ const PLANS: [&str; 3] = [
     "enable_bitmapscan = off",
     "jit = off",
 ];
-/// Connections that read from SQLite beside the one that writes.
-const SQLITE_READERS: u32 = 4;
-/// Connections that are kept for callers, who read while workflows are executed: more readers of SQLite, and at most a third of what a Postgres
-/// pool may open.
-const CALLERS: u32 = 3;
 /// How long to wait for a sign of life.
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// Whether SQLite flushes every commit to disk.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum SqliteSync {
-    /// Every acknowledged commit survives a power cut.
-    #[default]
-    Full,
-    /// A commit survives a crash of the process; the last ones may be lost with the machine's power.
-    Normal,
-}
-
-/// How to reach a database.
-#[derive(Debug, Clone)]
-pub struct DatabaseOptions {
-    /// `sqlite://…` or `postgres://…`.
-    pub url: String,
-    /// Most connections that a Postgres pool opens.
-    pub max_connections: u32,
-    /// Durability of a SQLite commit.
-    pub sqlite_sync: SqliteSync,
-    /// How long to wait for a connection.
-    pub acquire_timeout: Duration,
-    /// How long to wait for the first connection while nothing listens.
-    pub connect_timeout: Duration,
-    /// The same Postgres without the pooler that stands between, if one does. What a transaction-mode pooler cannot carry goes there
-    /// (migrations; `LISTEN` is the engine's), and every statement has a transaction of its own.
-    pub direct_url: Option<String>,
-    /// Whether connections are kept for callers: so it is in a process that executes workflows and answers requests.
-    pub for_callers: bool,
-}
-
-impl DatabaseOptions {
-    /// Options with the defaults for `url`: ten connections, none kept for callers, SQLite flushed at every commit.
-    pub fn new(url: impl Into<String>) -> Self {
-        Self {
-            url: url.into(),
-            max_connections: 10,
-            sqlite_sync: SqliteSync::default(),
-            acquire_timeout: ACQUIRE_TIMEOUT,
-            connect_timeout: CONNECT_TIMEOUT,
-            direct_url: None,
-            for_callers: false,
-        }
-    }
-
-    /// How many connections are kept for callers.
-    fn kept_for_callers(&self) -> u32 {
-        match self.for_callers {
-            true if self.url.starts_with("sqlite:") => CALLERS,
-            true => CALLERS.min(self.max_connections / 3),
-            false => 0,
-        }
-    }
-}
 
 /// A handle on the database: cheap to clone, the same pools behind it.
 #[derive(Debug, Clone)]
@@ -113,144 +44,6 @@ pub struct Database {
 }
 
 impl Database {
-    /// Opens the pool. A SQLite file is created when missing, its directory too.
-    ///
-    /// # Errors
-    /// [`StoreError::Url`] for a scheme that is neither, and the driver's error, with where that was, when the database cannot be reached.
-    pub async fn connect(options: &DatabaseOptions) -> Result<Self, StoreError> {
-        let connected = if options.url.starts_with("sqlite:") {
-            Self::connect_sqlite(options).await
-        } else {
-            Self::connect_postgres(options).await
-        };
-        connected.map_err(|error| match error {
-            StoreError::Connection(message) => {
-                let place = without_password(&options.url);
-                StoreError::Connection(format!("{place} does not answer: {message}"))
-            }
-            other => other,
-        })
-    }
-
-    async fn connect_postgres(options: &DatabaseOptions) -> Result<Self, StoreError> {
-        if !options.url.starts_with("postgres://") && !options.url.starts_with("postgresql://") {
-            return Err(StoreError::Url);
-        }
-        let callers = options.kept_for_callers();
-        let mut connect = ConnectOptions::new(&options.url);
-        connect
-            .max_connections(options.max_connections - callers)
-            .acquire_timeout(options.acquire_timeout)
-            // The pool's own ping has no deadline.
-            .test_before_acquire(false)
-            .sqlx_logging(false);
-        // What is prepared on one server is not there on the next one that the pooler gives.
-        let pooler = options.direct_url.is_some();
-        let cache = if pooler { 0 } else { STATEMENT_CACHE };
-        connect.map_sqlx_postgres_opts(move |o| {
-            o.application_name("stepwell")
-                .statement_cache_capacity(cache)
-        });
-        let reach = Arc::new(Reach::new(pooler));
-        let watched = Arc::clone(&reach);
-        connect.map_sqlx_postgres_pool_opts(move |pool| {
-            let pool = reach::watch(pool, &watched);
-            if pooler {
-                return pool;
-            }
-            pool.after_connect(|connection, _| {
-                Box::pin(async move {
-                    let text = format!("SET {}", PLANS.join("; SET "));
-                    sqlx::raw_sql(sqlx::AssertSqlSafe(text))
-                        .execute(connection)
-                        .await
-                        .map(|_| ())
-                })
-            })
-        });
-        let began = Instant::now();
-        let pool = loop {
-            match SeaDatabase::connect(connect.clone()).await {
-                Err(error)
-                    if StoreError::from(error.clone()).is_transient()
-                        && began.elapsed() < options.connect_timeout =>
-                {
-                    tokio::time::sleep(jitter(Duration::from_millis(500))).await;
-                }
-                connected => break connected?,
-            }
-        };
-        let callers = match callers {
-            0 => None,
-            n => Some(SeaDatabase::connect(connect.max_connections(n).clone()).await?),
-        };
-        let direct = match &options.direct_url {
-            Some(url) => {
-                let mut connect = ConnectOptions::new(url);
-                connect
-                    .max_connections(1)
-                    .connect_lazy(true)
-                    .sqlx_logging(false);
-                Some(SeaDatabase::connect(connect).await?)
-            }
-            None => None,
-        };
-        Ok(Self {
-            reader: pool.clone(),
-            writer: pool,
-            callers,
-            direct,
-            url: options.url.clone(),
-            reach,
-        })
-    }
-
-    async fn connect_sqlite(options: &DatabaseOptions) -> Result<Self, StoreError> {
-        if let Some(directory) =
-            sqlite_path(&options.url).and_then(|p| p.parent().map(std::path::Path::to_path_buf))
-        {
-            std::fs::create_dir_all(&directory).map_err(|e| StoreError::Directory {
-                directory,
-                message: e.to_string(),
-            })?;
-        }
-        let sync = match options.sqlite_sync {
-            SqliteSync::Full => sqlx::sqlite::SqliteSynchronous::Full,
-            SqliteSync::Normal => sqlx::sqlite::SqliteSynchronous::Normal,
-        };
-        let open = |connections: u32| {
-            let mut connect = ConnectOptions::new(&options.url);
-            connect
-                .max_connections(connections)
-                .acquire_timeout(options.acquire_timeout)
-                .sqlx_logging(false);
-            connect.map_sqlx_sqlite_opts(move |o| {
-                o.create_if_missing(true)
-                    .journal_mode(sqlx::sqlite::SqliteJournalMode::Wal)
-                    .synchronous(sync)
-                    .busy_timeout(BUSY_TIMEOUT)
-                    .foreign_keys(true)
-                    .statement_cache_capacity(STATEMENT_CACHE)
-            });
-            connect.map_sqlx_sqlite_pool_opts(reach::without_leftovers);
-            connect
-        };
-        let writer = first_of_a_file(open(1)).await?;
-        let reader = SeaDatabase::connect(open(SQLITE_READERS)).await?;
-        let callers = match options.kept_for_callers() {
-            0 => None,
-            n => Some(SeaDatabase::connect(open(n)).await?),
-        };
-        Ok(Self {
-            reader,
-            writer,
-            callers,
-            direct: None,
-            url: options.url.clone(),
-            reach: Arc::default(),
-        })
-    }
-
     /// The same database for who reads without executing: where connections are kept for callers they need not queue behind the workflows, of
     /// which each wants to read at the same moment.
     pub fn for_callers(&self) -> Self {
@@ -330,7 +123,7 @@ impl Database {
 
     /// Where this is, without the password.
     pub fn display_url(&self) -> String {
-        without_password(&self.url)
+        connect::without_password(&self.url)
     }
 
     /// How far the pools are used.
@@ -386,46 +179,6 @@ pub struct PoolUse {
     pub idle: u32,
     /// Connections that there may be.
     pub most: u32,
-}
-
-/// Opens a file that other processes may be opening for the first time, too: who makes a fresh one a WAL database needs it alone for a moment,
-/// and SQLite does not wait for that as it waits for a lock.
-async fn first_of_a_file(options: ConnectOptions) -> Result<DatabaseConnection, DbErr> {
-    let began = Instant::now();
-    loop {
-        match SeaDatabase::connect(options.clone()).await {
-            Err(error)
-                if matches!(StoreError::from(error.clone()), StoreError::Contention(_))
-                    && began.elapsed() < BUSY_TIMEOUT =>
-            {
-                tokio::time::sleep(jitter(Duration::from_millis(20))).await;
-            }
-            connected => return connected,
-        }
-    }
-}
-
-fn without_password(url: &str) -> String {
-    // Postgres takes one among its options, too.
-    let url = match url.split_once('?') {
-        Some((place, _)) if url.starts_with("postgres") => place,
-        _ => url,
-    };
-    match (url.find("://"), url.rfind('@')) {
-        (Some(scheme), Some(at)) if at > scheme => {
-            let user = url[scheme + 3..at].split(':').next().unwrap_or_default();
-            format!("{}{user}@{}", &url[..scheme + 3], &url[at + 1..])
-        }
-        _ => url.to_owned(),
-    }
-}
-
-/// The file of a `sqlite:` URL; none for a database in memory.
-pub fn sqlite_path(url: &str) -> Option<std::path::PathBuf> {
-    let path = url.strip_prefix("sqlite:")?;
-    let path = path.strip_prefix("//").unwrap_or(path);
-    let path = path.split('?').next().unwrap_or_default();
-    (!path.is_empty() && path != ":memory:").then(|| path.into())
 }
 
 /// A connection or transaction whose SQL names tables as `"app".x` and `"dbos".x` on both back ends: SQLite, which has one file and no
@@ -641,48 +394,4 @@ pub fn json_rows(rows: &impl Serialize) -> Result<Value, StoreError> {
     Ok(Value::from(
         serde_json::to_string(rows).map_err(|e| StoreError::Encoding(e.to_string()))?,
     ))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn a_fresh_file_may_be_opened_by_many_at_once() {
-        for _ in 0..20 {
-            let directory = tempfile::tempdir().unwrap();
-            let options =
-                DatabaseOptions::new(format!("sqlite://{}/fresh.db", directory.path().display()));
-            let mut opening = tokio::task::JoinSet::new();
-            for _ in 0..8 {
-                let options = options.clone();
-                opening.spawn(async move { Database::connect(&options).await.map(|_| ()) });
-            }
-            for opened in opening.join_all().await {
-                opened.unwrap();
-            }
-        }
-    }
-
-    #[test]
-    fn passwords_are_not_displayed() {
-        assert_eq!(
-            without_password("postgres://me:secret@localhost:5432/x"),
-            "postgres://me@localhost:5432/x"
-        );
-        assert_eq!(
-            without_password("postgres://localhost/x?password=secret"),
-            "postgres://localhost/x"
-        );
-    }
-
-    #[test]
-    fn sqlite_paths_are_read_from_urls() {
-        assert_eq!(
-            sqlite_path("sqlite://a/b.db?mode=rwc"),
-            Some("a/b.db".into())
-        );
-        assert_eq!(sqlite_path("sqlite:///abs/b.db"), Some("/abs/b.db".into()));
-        assert_eq!(sqlite_path("sqlite::memory:"), None);
-    }
 }
