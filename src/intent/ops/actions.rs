@@ -111,13 +111,24 @@ impl Product {
         id: &str,
         action: Action,
     ) -> Result<Result<Target, IntentError>, StoreError> {
+        let legal = |target: &Target| action.check(id, target.status);
+        self.admitted_if(tx, id, legal).await
+    }
+
+    /// The workflow under its lock, if it is there and `legal` lets it pass; what it says otherwise is the refusal.
+    pub(super) async fn admitted_if(
+        &self,
+        tx: &Transaction,
+        id: &str,
+        legal: impl Fn(&Target) -> Result<(), String>,
+    ) -> Result<Result<Target, IntentError>, StoreError> {
         let Some(target) = ops::lock(tx, id).await? else {
             return Ok(Err(IntentError::NotFound {
                 what: "workflow",
                 id: id.to_owned(),
             }));
         };
-        Ok(match action.check(id, target.status) {
+        Ok(match legal(&target) {
             Ok(()) => Ok(target),
             Err(message) => Err(IntentError::conflict("illegal_state", message)),
         })

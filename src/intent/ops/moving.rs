@@ -30,17 +30,7 @@ impl Product {
             let tx = self.db().begin().await?;
             // No child is started meanwhile.
             cancellations::lock_trees(&tx, &[id]).await?;
-            let checked = match ops::lock(&tx, id).await? {
-                None => Err(IntentError::NotFound {
-                    what: "workflow",
-                    id: id.to_owned(),
-                }),
-                Some(target) => match movable(&target) {
-                    Ok(()) => Ok(target),
-                    Err(message) => Err(IntentError::conflict("illegal_state", message)),
-                },
-            };
-            let target = match checked {
+            let target = match self.admitted_if(&tx, id, movable).await? {
                 Ok(target) if !dry_run => target,
                 refused_or_dry => {
                     tx.rollback().await?;
