@@ -210,7 +210,7 @@ async fn bench_steps(
     let per_workflow = Asked::so_far(&db).await?.since(&asked_before, count);
     let rate = count as f64 / seconds;
     say(&json!({
-        "bench": "steps", "database": if db.is_sqlite() { "sqlite" } else { "postgres" }, "workflows": count, "steps": steps, "slots": slots,
+        "bench": "steps", "database": database_name(&db), "workflows": count, "steps": steps, "slots": slots,
         "workers": workers, "perWorkflow": per_workflow, "seconds": seconds, "workflowsPerSecond": rate.round(), "stepsPerSecond": (rate * f64::from(steps)).round(),
     }).to_string());
     Ok(())
@@ -261,6 +261,11 @@ async fn ended(db: &Database) -> Result<i64, CliError> {
 }
 
 /// The database's clock, epoch milliseconds: the rows are stamped with it.
+/// The kind of database, as every result names it.
+fn database_name(db: &Database) -> &'static str {
+    if db.is_sqlite() { "sqlite" } else { "postgres" }
+}
+
 async fn now(db: &Database) -> Result<i64, CliError> {
     let read = db.read();
     let text = format!("SELECT {}", dialect(&read).now());

@@ -2,7 +2,6 @@
 
 use std::{
     collections::HashSet,
-    future::Future,
     io::IsTerminal,
     path::{Path, PathBuf},
     process::ExitCode,

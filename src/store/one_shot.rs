@@ -79,6 +79,7 @@ pub async fn look(
 ) -> Result<Look, StoreError> {
     let sql = dialect(db);
     let now = sql.now();
+    let living = format!("\"app\".executors WHERE heartbeat_at >= {now} - $4");
     let text = format!(
         "SELECT {now} AS now, EXISTS (SELECT 1 {queued}) AS queued, EXISTS (SELECT 1 {due}) AS due, \
          (SELECT min(delay_until_epoch_ms) FROM \"dbos\".workflow_status WHERE status = 'DELAYED') AS next_delay, \
@@ -87,8 +88,7 @@ pub async fn look(
          (SELECT min(heartbeat_at) + $4 FROM \"app\".executors WHERE heartbeat_at < {now} - $4 / 2) AS next_expiry, \
          (SELECT count(*) FROM \"app\".executors WHERE heartbeat_at < {now} - $4) + (SELECT count(*) FROM \"app\".claims c \
          WHERE c.claimed_at < {now} - $4 AND NOT EXISTS (SELECT 1 FROM \"app\".executors e WHERE e.id = c.executor_id)) AS expired, \
-         (SELECT count(*) FROM \"app\".executors WHERE heartbeat_at >= {now} - $4) AS executors, \
-         (NOT EXISTS (SELECT 1 FROM \"app\".executors WHERE heartbeat_at >= {now} - $4) AND EXISTS (SELECT 1 FROM (SELECT * FROM \"app\".waits \
+         (SELECT count(*) FROM {living}) AS executors, (NOT EXISTS (SELECT 1 FROM {living}) AND EXISTS (SELECT 1 FROM (SELECT * FROM \"app\".waits \
          ORDER BY workflow_id LIMIT {ROUND}) AS w WHERE {unsignalled})) AS unsignalled, \
          (SELECT max(workflow_id) FROM (SELECT workflow_id FROM \"app\".waits ORDER BY workflow_id LIMIT {ROUND}) AS r) AS round_end, \
          EXISTS (SELECT 1 FROM \"app\".waits LIMIT 1 OFFSET {ROUND}) AS more_rounds",

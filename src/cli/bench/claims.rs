@@ -6,7 +6,7 @@ use std::time::Instant;
 use sea_orm::ConnectionTrait;
 use serde_json::json;
 
-use super::{ENQUEUE_BATCH, say};
+use super::{ENQUEUE_BATCH, database_name, say};
 use crate::{
     cli::CliError,
     store::{
@@ -314,7 +314,8 @@ fn report(db: &Database, kind: &str, queued: usize, each: u64, times: &mut [f64]
         times.get(place).map(|ms| (ms * 1_000.0).round() / 1_000.0)
     };
     say(&json!({
-        "bench": "claims", "database": if db.is_sqlite() { "sqlite" } else { "postgres" }, "kind": kind, "queued": queued,
+        "bench": "claims", "database": database_name(db), "kind": kind, "queued": queued,
         "claimed": each, "p50Ms": at(0.5), "p99Ms": at(0.99),
-    }).to_string());
+    })
+    .to_string());
 }

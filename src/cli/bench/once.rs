@@ -1,14 +1,11 @@
 //! `stepwell bench once`: how long it takes from the start of a `stepwell worker --once` to its first claim.
 
-use std::{
-    process::Stdio,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{process::Stdio, time::Duration};
 
 use serde_json::json;
 use tokio::process::Command;
 
-use super::say;
+use super::{database_name, now, say};
 use crate::{
     cli::CliError,
     config::Config,
@@ -38,7 +35,7 @@ pub(super) async fn run(
             .start_slow_step(&id, Duration::ZERO)
             .await
             .map_err(|e| CliError::Failed(e.to_string()))?;
-        let began = epoch_ms();
+        let began = now(&db).await?;
         let ended = Command::new("/proc/self/exe")
             .args(["worker", "--once", "--max-seconds", "20"])
             .stdout(Stdio::null())
@@ -56,23 +53,16 @@ pub(super) async fn run(
     times.sort_unstable();
     let median = times.get(times.len() / 2).copied();
     say(&json!({
-        "bench": "once", "backend": if db.is_sqlite() { "sqlite" } else { "postgres" }, "times": arguments.times,
+        "bench": "once", "database": database_name(&db), "times": arguments.times,
         "msToFirstClaim": {"median": median, "max": times.last()},
     })
     .to_string());
     Ok(())
 }
 
-/// By the database's clock, epoch milliseconds: where the database is on another machine, as good as the two clocks agree.
+/// By the database's clock, epoch milliseconds.
 async fn claimed_at(db: &Database, id: &str) -> Result<Option<i64>, CliError> {
     let text = "SELECT started_at_epoch_ms FROM \"dbos\".workflow_status WHERE workflow_uuid = $1 AND started_at_epoch_ms IS NOT NULL";
     let found: Vec<i64> = backend::column(&db.read(), text, [id.into()]).await?;
     Ok(found.first().copied())
-}
-
-fn epoch_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| {
-        i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
-    })
 }
