@@ -3,19 +3,10 @@
 
 mod harness;
 
-use std::fs;
-
 use harness::*;
 use serde_json::{Value, json};
 
 const MEGABYTE: u64 = 1024 * 1024;
-
-async fn resident(server: &Server) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", server.pid().await)).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"));
-    let kilobytes = line.unwrap().split_whitespace().nth(1).unwrap();
-    kilobytes.parse::<u64>().unwrap() * 1024
-}
 
 /// The references of the files that a finished run has left.
 async fn files(server: &Server, run: &str) -> Vec<Value> {
@@ -84,7 +75,7 @@ on_both_databases! {
         let server = stage.serve().await;
         let warm = server.start_job(json!({"command": "head -c 5000000 /dev/urandom > warm", "out": ["warm"]})).await;
         server.wait_status(&warm, "SUCCESS").await;
-        let before = resident(&server).await;
+        let before = memory_of(server.pid().await, "VmHWM");
 
         let make = server.start_job(json!({"command": format!("yes | head -c {megabytes}M > large"), "out": ["large"], "timeoutMs": 600000})).await;
         server.wait_status(&make, "SUCCESS").await;
@@ -102,7 +93,7 @@ on_both_databases! {
             size += bytes.len() as u64;
         }
         assert_eq!(size, megabytes * MEGABYTE);
-        let grown = resident(&server).await.saturating_sub(before);
+        let grown = memory_of(server.pid().await, "VmHWM").saturating_sub(before);
         assert!(grown < 40 * MEGABYTE, "at most {} MB more in memory", grown / MEGABYTE);
     }
 

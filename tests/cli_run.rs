@@ -83,11 +83,7 @@ async fn started_with(
 
 /// Ctrl-C, as a terminal sends it.
 fn interrupt(child: &tokio::process::Child) {
-    let pid = child.id().expect("it runs").to_string();
-    let status = std::process::Command::new("kill")
-        .args(["-INT", &pid])
-        .status();
-    assert!(status.unwrap().success());
+    send_signal(child.id().expect("it runs"), "INT");
 }
 
 /// Interrupts a process that waits for something that takes a minute; it must have left long before.

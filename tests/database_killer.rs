@@ -114,13 +114,8 @@ on_own_postgres! {
         let before = stage.elsewhere(first.url());
         // Each run waits for its two tasks, and nobody may start one.
         let count = i64::try_from(runs).unwrap();
-        eventually(Duration::from_secs(60), "every run waits for its tasks", || async {
-            match before.sql_count("SELECT count(*) FROM dbos.workflow_status WHERE queue_name = 'sbxQ' AND status = 'ENQUEUED'").await {
-                waiting if waiting == 2 * count => Ok(()),
-                waiting => Err(waiting),
-            }
-        })
-        .await;
+        let waiting = "SELECT count(*) FROM dbos.workflow_status WHERE queue_name = 'sbxQ' AND status = 'ENQUEUED'";
+        before.until_count("every run waits for its tasks", waiting, 2 * count).await;
         // What is acknowledged in the very moment of the failover counts, too.
         let racing = tokio::spawn({
             let server = server.clone();

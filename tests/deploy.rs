@@ -304,13 +304,8 @@ on_both_databases! {
                 .stderr(std::process::Stdio::piped())
                 .spawn()
                 .unwrap();
-            eventually(Duration::from_secs(60), "the task runs", || async {
-                let found = stage.sql_count("SELECT count(*) FROM app.claims WHERE queue_name = 'sbxQ'").await;
-                if found == 1 { Ok(()) } else { Err(found) }
-            })
-            .await;
-            let pid = child.id().unwrap().to_string();
-            assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+            stage.until_count("the task runs", "SELECT count(*) FROM app.claims WHERE queue_name = 'sbxQ'", 1).await;
+            send_signal(child.id().unwrap(), "TERM");
 
             let ended = tokio::time::timeout(Duration::from_secs(30), child.wait_with_output()).await;
 

@@ -4,8 +4,6 @@
 
 mod harness;
 
-use std::fs;
-
 use harness::*;
 use serde_json::{Value, json};
 
@@ -14,14 +12,6 @@ const MEGABYTE: u64 = 1024 * 1024;
 const FLOOD: u64 = 100_000_000;
 /// What is kept of a command's output, and the line that says what is not.
 const KEPT: u64 = MEGABYTE + 100;
-
-/// The most memory that a server has had so far, in bytes.
-async fn peak(server: &Server) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", server.pid().await)).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"));
-    let kilobytes = line.unwrap().split_whitespace().nth(1).unwrap();
-    kilobytes.parse::<u64>().unwrap() * 1024
-}
 
 /// A number that no other test on the machine uses, so that the processes that carry it are this one's.
 fn unique(stage: &Stage) -> u64 {
@@ -39,7 +29,7 @@ on_both_databases! {
         let server = stage.serve_with(&LIVE).await;
         let warm = server.start_job(json!({"command": format!("head -c {MEGABYTE} /dev/zero")})).await;
         server.wait_status(&warm, "SUCCESS").await;
-        let before = peak(&server).await;
+        let before = memory_of(server.pid().await, "VmHWM");
         let (printed, seconds) = (FLOOD + unique(&stage), format!("900.{}", unique(&stage)));
 
         let flood = server.start_job(json!({"command": format!("head -c {printed} /dev/zero")})).await;
@@ -58,7 +48,7 @@ on_both_databases! {
         let streamed = stage.sql(&format!("SELECT count(*) AS n, sum(length(bytes)) AS bytes FROM app.run_stream_chunks WHERE run_id = '{flood}'")).await;
         assert!(streamed[0]["bytes"].as_u64().unwrap() <= KEPT + 1_000, "{streamed:?}");
         assert!(streamed[0]["n"].as_u64().unwrap() <= 100, "{streamed:?}");
-        let grown = peak(&server).await.saturating_sub(before);
+        let grown = memory_of(server.pid().await, "VmHWM").saturating_sub(before);
         assert!(grown < 16 * MEGABYTE, "at most {} MB more in memory", grown / MEGABYTE);
         assert_eq!(living_processes(&seconds), Vec::<String>::new());
         assert_eq!(living_processes(&format!("head -c {printed} ")), Vec::<String>::new());

@@ -10,7 +10,8 @@ use serde_json::Value;
 
 /// Runs that are executed before and after the tables have grown, and how many copies of each of the first are put beside it.
 const RUNS: usize = 20;
-const COPIES: usize = 1_000;
+const COPIES: u64 = 1_000;
+const GROWN_BY: u64 = RUNS as u64 * COPIES;
 const CALLERS: usize = 4;
 /// Blocks of 8 KiB that a statement may look at on average: it writes a batch of some rows, and every row is in some indexes.
 const MOST_BLOCKS: i64 = 200;
@@ -40,11 +41,10 @@ async fn grow(stage: &Stage) {
         let copied = stage
             .sql_execute(&format!(
                 "INSERT INTO {table} SELECT (jsonb_populate_record(t, jsonb_build_object({changed}))).* FROM {table} t, generate_series(1, {COPIES}) i \
-                 LIMIT {}",
-                                RUNS * COPIES
+                 LIMIT {GROWN_BY}"
             ))
             .await;
-        assert_eq!(copied, (RUNS * COPIES) as u64, "{table}");
+        assert_eq!(copied, GROWN_BY, "{table}");
     }
 }
 
@@ -81,10 +81,10 @@ async fn work(server: &Server) {
 /// Of each statement that was asked so far: how often, and how many blocks it looked at.
 async fn asked(stage: &Stage) -> BTreeMap<String, (i64, i64)> {
     let rows = stage
-        .sql(
-            "SELECT sum(s.calls)::bigint AS calls, sum(s.shared_blks_hit + s.shared_blks_read)::bigint AS blocks, s.query FROM pg_stat_statements s \
-             JOIN pg_database d ON d.oid = s.dbid WHERE d.datname = current_database() AND s.query NOT LIKE '%pg_stat_%' GROUP BY s.query",
-        )
+        .sql(&format!(
+            "SELECT sum(s.calls)::bigint AS calls, sum(s.shared_blks_hit + s.shared_blks_read)::bigint AS blocks, s.query FROM {ASKED_BY_OTHERS} \
+             GROUP BY s.query"
+        ))
         .await;
     let number = |value: &Value| value.as_i64().unwrap();
     rows.iter()

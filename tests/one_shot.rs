@@ -165,8 +165,7 @@ on_both_databases! {
             if found == 1 { Ok(()) } else { Err(found) }
         })
         .await;
-        let pid = child.id().unwrap().to_string();
-        assert!(std::process::Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        send_signal(child.id().unwrap(), "TERM");
 
         let (code, summary) = outcome(&child.wait_with_output().await.unwrap());
         assert_eq!((code, &summary["released"], &summary["backlog"]), (75, &json!(1), &json!(1)), "{summary}");

@@ -329,7 +329,7 @@ in_both_sandboxes! {
             let shim = text.lines().nth(1).unwrap().to_owned();
             std::fs::write(root.join(record), format!("4194304 17\n{shim}\n")).unwrap();
             let pid = shim.split(' ').next().unwrap().to_owned();
-            assert!(std::process::Command::new("kill").args(["-STOP", &pid]).status().unwrap().success());
+            send_signal(pid, "STOP");
             let reaped = tokio::task::spawn_blocking(move || reap(&root)).await.unwrap().unwrap();
             assert_eq!(reaped, 1);
         };
@@ -397,11 +397,9 @@ on_both_databases! {
         let record = left_by_tasks(&stage).into_iter().find(|path| path.extension().is_some()).expect("a record");
         let text = std::fs::read_to_string(record).unwrap();
         let shim = text.lines().nth(1).and_then(|line| line.split(' ').next()).expect("a shim").to_owned();
-        let status = std::process::Command::new("kill").args(["-STOP", &shim]).status().unwrap();
-        assert!(status.success());
+        send_signal(&shim, "STOP");
         server.kill_9().await;
-        let status = std::process::Command::new("kill").args(["-9", &shim]).status().unwrap();
-        assert!(status.success());
+        send_signal(&shim, "KILL");
         assert!(!left_by_tasks(&stage).is_empty());
 
         // What runs is not taken up by the new process: its directory would be in the way of the look.

@@ -3,7 +3,7 @@
 
 mod harness;
 
-use std::{fs, time::Duration};
+use std::time::Duration;
 
 use harness::*;
 use serde_json::json;
@@ -68,20 +68,6 @@ async fn until_waiting(stage: &Stage, count: usize) {
     .await;
 }
 
-async fn resident(server: &Server) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", server.pid().await)).unwrap();
-    let line = status
-        .lines()
-        .find(|line| line.starts_with("VmRSS:"))
-        .unwrap();
-    line.split_whitespace()
-        .nth(1)
-        .unwrap()
-        .parse::<u64>()
-        .unwrap()
-        * 1024
-}
-
 on_both_databases! {
     async fn ten_thousand_waiting_runs_cost_rows_and_nothing_else(stage: Stage) {
         let server = stage.serve_with(&[("SBX_QUEUE_RATE_LIMIT_PER_PERIOD", "100000")]).await;
@@ -89,12 +75,12 @@ on_both_databases! {
         until_waiting(&stage, WARM_UP).await;
         // A tick is work, not waiting: it costs as much as ten idle seconds.
         stage.pause_ticks().await;
-        let before = resident(&server).await;
+        let before = memory_of(server.pid().await, "VmRSS");
 
         let runs = start_runs(&server, "run", RUNS).await;
         until_waiting(&stage, WARM_UP + RUNS).await;
 
-        let grown = resident(&server).await.saturating_sub(before);
+        let grown = memory_of(server.pid().await, "VmRSS").saturating_sub(before);
         assert!(grown < 20 * MEGABYTE, "resident memory grew by {} MB", grown / MEGABYTE);
         let waits = stage.sql_count("SELECT count(*) FROM app.waits").await;
         assert_eq!(waits, (WARM_UP + RUNS) as i64);

@@ -49,23 +49,17 @@ impl Story {
     }
 }
 
-/// The answer of a process that may die first; then nobody waits for this any more.
-async fn post(server: &Server, path: &str, body: &Value) -> Value {
-    match server.try_send("POST", path, Some(body.to_string())).await {
-        Ok(answer) if answer.status < 300 => answer.json(),
-        Ok(answer) => panic!("{path}: {answer}"),
+/// The answer of a process that may die first; then this never ends, and whoever saw the death does not wait for it.
+async fn send(server: &Server, method: &str, path: &str, body: Option<&Value>) -> Answer {
+    let body = body.map(Value::to_string);
+    match server.try_send(method, path, body).await {
+        Ok(answer) => answer,
         Err(_) => std::future::pending().await,
     }
 }
 
-async fn header(server: &Server, run: &str) -> Value {
-    match server
-        .try_send("GET", &format!("/api/runs/{run}"), None)
-        .await
-    {
-        Ok(answer) => answer.expect(200),
-        Err(_) => std::future::pending().await,
-    }
+fn id_in(created: &Answer) -> String {
+    created.expect(201)["intentId"].as_str().unwrap().to_owned()
 }
 
 fn start_of(intent: &str) -> Value {
@@ -81,23 +75,24 @@ async fn tell(server: &Server, story: &Story) {
         }
     })
     .await;
-    let created = post(server, "/api/intents", &story.intent()).await;
-    let intent = created["intentId"].as_str().unwrap().to_owned();
-    post(server, "/api/runs", &start_of(&intent)).await;
+    let created = send(server, "POST", "/api/intents", Some(&story.intent())).await;
+    let intent = id_in(&created);
+    let start = start_of(&intent);
+    send(server, "POST", "/api/runs", Some(&start))
+        .await
+        .expect(202);
     go_on(server, &intent).await;
 }
 
 /// From whatever a run has come to, to its end.
 async fn go_on(server: &Server, run: &str) {
     eventually(Duration::from_secs(60), "the run has ended", || async {
-        let header = header(server, run).await;
+        let header = send(server, "GET", &format!("/api/runs/{run}"), None)
+            .await
+            .expect(200);
         if header["nextAction"] == "APPROVE_PLAN" {
             let approve = format!("/api/runs/{run}/approve-plan");
-            let approval = json!({"approvedBy": "po"}).to_string();
-            let answer = server.try_send("POST", &approve, Some(approval)).await;
-            if answer.is_err() {
-                std::future::pending::<()>().await;
-            }
+            send(server, "POST", &approve, Some(&json!({"approvedBy": "po"}))).await;
         }
         match header["status"].as_str() {
             Some("SUCCESS") => Ok(()),
@@ -144,10 +139,7 @@ async fn dies_at(stage: &Stage, side: &str, n: u64) -> bool {
         ))
         .await;
     let intent = match intent.as_slice() {
-        [] => heir.post("/api/intents", &story.intent()).await.expect(201)["intentId"]
-            .as_str()
-            .unwrap()
-            .to_owned(),
+        [] => id_in(&heir.post("/api/intents", &story.intent()).await),
         [row] => row["id"].as_str().unwrap().to_owned(),
         more => panic!("{point}: {more:?}"),
     };

@@ -49,14 +49,15 @@ pub(crate) use http::Answer;
 pub(crate) use lab::{Lab, remove_files_of_the_manual};
 pub(crate) use load::{ROOMY, Told};
 pub(crate) use mise::{mise_bin, mise_command, mise_env};
+pub(crate) use oracle::ASKED_BY_OTHERS;
 pub(crate) use random::{Random, number_from};
 pub(crate) use raw::Wire;
 pub(crate) use server::{Server, free_port};
 pub(crate) use stage::{Stage, run_on, run_on_own_postgres, run_within};
 pub(crate) use terminal::{LabOutput, Terminal};
 pub(crate) use tools::{
-    cache_dir, living_processes, long_tests_are_wanted, machine_lock, missing_tools, npm_packages,
-    pip_packages, report, say_skipped,
+    cache_dir, living_processes, long_tests_are_wanted, machine_lock, memory_of, missing_tools,
+    npm_packages, pip_packages, report, say_skipped, send_signal,
 };
 
 /// Makes two tests of each function, on SQLite and on Postgres.

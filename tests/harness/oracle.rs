@@ -12,8 +12,10 @@ use super::backend::Backend;
 use super::eventually::eventually;
 use super::stage::Stage;
 
+/// The statements that this Postgres database was asked, but for those that ask about statements.
+pub(crate) const ASKED_BY_OTHERS: &str = "pg_stat_statements s JOIN pg_database d ON d.oid = s.dbid \
+     WHERE d.datname = current_database() AND s.query NOT LIKE '%pg_stat_%'";
 const COUNT_DEADLINE: Duration = Duration::from_secs(60);
-
 const CONNECTIONS: u32 = 2;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(20);
 /// The columns that say to which workflow a row belongs.
@@ -191,9 +193,10 @@ impl Stage {
 
     /// Statements that this Postgres database was asked so far: our own questions aside, and what a connection is set up with.
     pub(crate) async fn statements(&self) -> i64 {
-        let sql = "SELECT COALESCE(sum(calls), 0)::bigint FROM pg_stat_statements s JOIN pg_database d ON d.oid = s.dbid \
-                   WHERE d.datname = current_database() AND s.query NOT LIKE '%pg_stat_%' AND s.query NOT LIKE 'SET %'";
-        self.sql_count(sql).await
+        let sql = format!(
+            "SELECT COALESCE(sum(calls), 0)::bigint FROM {ASKED_BY_OTHERS} AND s.query NOT LIKE 'SET %'"
+        );
+        self.sql_count(&sql).await
     }
 
     /// Pauses the built-in schedule of a server that has started.

@@ -14,6 +14,7 @@ use tokio::sync::Mutex;
 use super::eventually::eventually;
 use super::http;
 use super::stage::Stage;
+use super::tools::send_signal;
 
 const READY_DEADLINE: Duration = Duration::from_secs(60);
 const EXIT_DEADLINE: Duration = Duration::from_secs(60);
@@ -167,11 +168,7 @@ impl Server {
 
     /// Sends a signal by name: TERM, STOP, CONT, …
     pub(crate) async fn signal(&self, name: &str) {
-        let pid = self.pid().await.to_string();
-        let status = std::process::Command::new("kill")
-            .args([&format!("-{name}"), &pid])
-            .status();
-        assert!(status.expect("kill runs").success(), "kill -{name} {pid}");
+        send_signal(self.pid().await, name);
     }
 
     /// Starts the ended process again, same ports and environment, and waits until it is ready.

@@ -71,6 +71,24 @@ pub(crate) fn living_processes(marker: &str) -> Vec<String> {
         .collect()
 }
 
+/// Sends a signal by name to a process: TERM, STOP, CONT, …
+pub(crate) fn send_signal(pid: impl std::fmt::Display, name: &str) {
+    let status = std::process::Command::new("kill")
+        .args([format!("-{name}"), pid.to_string()])
+        .status();
+    assert!(status.expect("kill runs").success(), "kill -{name} {pid}");
+}
+
+/// Bytes of memory of a process, by the name that Linux has for them: `VmRSS` are those that it has now, `VmHWM` the most that it has had.
+pub(crate) fn memory_of(pid: u32, name: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    let kilobytes = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    kilobytes.expect("kilobytes") * 1024
+}
+
 /// True when the tests may take minutes, for the sizes that the issues name: `STEPWELL_TEST_LONG=1`.
 pub(crate) fn long_tests_are_wanted() -> bool {
     std::env::var("STEPWELL_TEST_LONG").as_deref() == Ok("1")

@@ -10,7 +10,7 @@ use std::time::Duration;
 use stepwell::sandbox::{FileContent, FileIn, Finished, Local, Output, Sandbox, SandboxRequest};
 use tokio::sync::mpsc::Sender;
 
-use super::harness::{eventually, living_processes, say_skipped};
+use super::harness::{eventually, living_processes, memory_of, say_skipped};
 
 /// Time for everything to end; a directory full of small files is removed at the disk's pace.
 const GONE_DEADLINE: Duration = Duration::from_secs(60);
@@ -133,10 +133,7 @@ pub(crate) fn message(finished: &Finished) -> String {
 
 /// Bytes of memory that this process holds.
 pub(crate) fn own_memory() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").expect("/proc is there");
-    let line = status.lines().find(|line| line.starts_with("VmRSS:"));
-    let kilobytes = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
-    kilobytes.expect("VmRSS in kilobytes") * 1024
+    memory_of(std::process::id(), "VmRSS")
 }
 
 /// Makes two tests of each function: without `bwrap`, and with it.
