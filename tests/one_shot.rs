@@ -14,6 +14,7 @@ use std::{
 
 use harness::*;
 use serde_json::{Value, json};
+use tokio::process::Child;
 
 const DEADLINE: Duration = Duration::from_secs(120);
 const LIVE: [(&str, &str); 2] = [("SBX_MODE", "live"), ("SBX_PROVIDER", "local")];
@@ -53,6 +54,26 @@ async fn ended_runs(stage: &Stage, status: &str) -> i64 {
             "SELECT count(*) FROM app.runs WHERE status = '{status}'"
         ))
         .await
+}
+
+/// Waits until `child` has claimed something; false when it ended before it did.
+async fn holds_something(stage: &Stage, child: &mut Child) -> bool {
+    let pid = child.id().expect("it was not waited for");
+    let held = format!(
+        "SELECT count(*) FROM app.claims c JOIN app.executors e ON e.id = c.executor_id WHERE e.pid = {pid}"
+    );
+    eventually(Duration::from_secs(30), "it claims or ends", || {
+        let ended = child.try_wait().unwrap().is_some();
+        let held = stage.sql_count(&held);
+        async move {
+            match held.await {
+                _ if ended => Ok(false),
+                0 => Err("no claim"),
+                _ => Ok(true),
+            }
+        }
+    })
+    .await
 }
 
 on_both_databases! {
@@ -252,13 +273,15 @@ on_both_databases! {
                             .stderr(std::process::Stdio::piped())
                             .spawn()
                             .unwrap();
-                        // Two of three die, at another time each.
-                        let patience = Duration::from_millis(300 + (lane * 977 + invocation * 613) % 1_700);
+                        // Two of three die in the middle of what they claimed, at another time each.
                         let dies = (lane + invocation) % 3 != 0;
-                        if dies && tokio::time::timeout(patience, child.wait()).await.is_err() {
-                            child.kill().await.unwrap();
-                            killed.fetch_add(1, Ordering::SeqCst);
-                            continue;
+                        if dies && holds_something(&stage, &mut child).await {
+                            let patience = Duration::from_millis((lane * 277 + invocation * 613) % 800);
+                            if tokio::time::timeout(patience, child.wait()).await.is_err() {
+                                child.kill().await.unwrap();
+                                killed.fetch_add(1, Ordering::SeqCst);
+                                continue;
+                            }
                         }
                         let output = child.wait_with_output().await.unwrap();
                         assert!(matches!(output.status.code(), Some(0 | 75)), "{output:?}");

@@ -3,11 +3,14 @@
 
 mod harness;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use harness::*;
 use serde_json::json;
-use stepwell::store::{Database, DatabaseOptions, candidates, claims::Claimer, stalled};
+use stepwell::store::{
+    Database, DatabaseOptions, StoreError, candidates, claims::Claimer, executors, stalled,
+};
+use tokio::{sync::Barrier, task::JoinSet};
 
 /// Workflows of a version that nobody serves, an hour old.
 const STALLED: i64 = 2_000;
@@ -138,6 +141,38 @@ on_both_databases! {
         assert_eq!(trail.matches(r#""op":"move""#).count(), 3, "{trail}");
         stage.assert_no_duplicates().await;
         stage.assert_sound().await;
+    }
+
+    /// Whoever starts first with a new version enters it, and those that start in the same instant find it.
+    async fn a_new_version_is_entered_once_by_whoever_starts_at_once(stage: Stage) {
+        const AT_ONCE: usize = 6;
+        const VERSIONS: usize = 60;
+        stage.migrate().await;
+        let together = Arc::new(Barrier::new(AT_ONCE));
+        let mut processes = JoinSet::new();
+        for process in 0..AT_ONCE {
+            let db = Database::connect(&DatabaseOptions::new(stage.database_url())).await.unwrap();
+            let together = Arc::clone(&together);
+            processes.spawn(async move {
+                let mut refused = Vec::new();
+                for version in 0..VERSIONS {
+                    together.wait().await;
+                    let entered = async {
+                        let tx = db.begin().await?;
+                        executors::register(&tx, &format!("{process}-{version}"), &format!("v{version}"), "here").await?;
+                        tx.commit().await
+                    };
+                    let entered: Result<(), StoreError> = entered.await;
+                    refused.extend(entered.err());
+                }
+                refused
+            });
+        }
+        let refused: Vec<_> = processes.join_all().await.into_iter().flatten().collect();
+        assert!(refused.is_empty(), "{} refused, as {}", refused.len(), refused[0]);
+        let rows = |count: usize| i64::try_from(count).unwrap();
+        assert_eq!(stage.sql_count("SELECT count(*) FROM dbos.application_versions").await, rows(VERSIONS));
+        assert_eq!(stage.sql_count("SELECT count(*) FROM app.executors").await, rows(VERSIONS * AT_ONCE));
     }
 
     async fn a_stalled_backlog_is_passed_over_and_what_becomes_ours_in_it_is_not(stage: Stage) {

@@ -72,10 +72,19 @@ pub async fn register(
     ))
     .await?;
     let text = format!(
+        "UPDATE \"dbos\".application_versions SET version_timestamp = {now} \
+         WHERE version_name = $1 AND application_name = '{APPLICATION_NAME}'"
+    );
+    let known = tx
+        .execute_raw(statement(tx, text, [app_version.into()]))
+        .await?;
+    if known.rows_affected() > 0 {
+        return Ok(());
+    }
+    // No conflict target: Postgres raises on every unique index that is not one, and the table has two over the name.
+    let text = format!(
         "INSERT INTO \"dbos\".application_versions (version_id, version_name, version_timestamp, created_at, application_name) \
-         VALUES ($1, $2, {now}, {now}, '{APPLICATION_NAME}') \
-         ON CONFLICT (version_name) DO UPDATE SET version_timestamp = excluded.version_timestamp \
-         WHERE application_versions.application_name = excluded.application_name"
+         VALUES ($1, $2, {now}, {now}, '{APPLICATION_NAME}') ON CONFLICT DO NOTHING"
     );
     let version_id = uuid::Uuid::new_v4().to_string();
     tx.execute_raw(statement(tx, text, [version_id.into(), app_version.into()]))
