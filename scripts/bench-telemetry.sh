@@ -1,28 +1,33 @@
 #!/usr/bin/env bash
-# What telemetry costs, by how its receiver behaves: `stepwell bench steps` on a throwaway SQLite file, in turns, so that a busy machine is unfair to all alike.
-# usage: scripts/bench-telemetry.sh [ROUNDS]
-#   ROUNDS             runs of each kind (default 7)
+# What telemetry costs, by how its receiver behaves: a worker executes the same queued runs of `shell-default` from a copy of one SQLite file,
+# in turns whose order rotates, so that a busy machine is unfair to all alike.
+# usage: scripts/bench-telemetry.sh [ROUNDS] [RUNS]
+#   ROUNDS             times each kind is measured (default 9)
+#   RUNS               runs that are executed each time (default 500)
 #   STEPWELL_BIN       the binary to measure (default: the newest build; measure a release build)
-# Prints for each kind the median throughput of the rounds and its ratio to that of a receiver that takes everything. Needs jq.
+# Prints for each kind the median of runs per second and of the CPU milliseconds per run (the worker's and its commands'), and both as ratios to
+# those of a worker that exports nothing. Needs curl, jq and sqlite3.
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 help_if_asked "$@"
-need jq
+need curl jq sqlite3
 
-rounds=${1:-7}
-[[ $rounds =~ ^[1-9][0-9]*$ ]] || die "$EX_USAGE" "rounds must be a whole number from 1, got '$rounds'"
-readonly WORKFLOWS=20000 STEPS=4
+rounds=${1:-9} runs=${2:-500}
+for number in "$rounds" "$runs"; do
+  [[ $number =~ ^[1-9][0-9]*$ ]] || die "$EX_USAGE" "rounds and runs must be whole numbers from 1, got '$number'"
+done
+readonly KINDS=(none takes hangs answers-500 refuses)
 
 find_stepwell
 need_cargo
 cargo build --quiet --example otlp_receiver
 receiver=${CARGO_TARGET_DIR:-target}/debug/examples/otlp_receiver
 dir=$(mktemp -d "${TMPDIR:-/tmp}/stepwell-telemetry-XXXXXX")
-receivers=()
+processes=()
 clean_up() {
   local status=$?
   trap - EXIT INT TERM
-  for pid in "${receivers[@]+"${receivers[@]}"}"; do kill "$pid" 2>/dev/null || true; done
+  for pid in "${processes[@]+"${processes[@]}"}"; do kill "$pid" 2>/dev/null || true; done
   rm -rf "$dir"
   exit "$status"
 }
@@ -33,8 +38,8 @@ trap 'exit 143' TERM
 # start_receiver NAME MANNERS
 start_receiver() {
   "$receiver" 0 "$2" >"$dir/$1.out" &
-  receivers+=("$!")
-  await 10 grep -q listening "$dir/$1.out" || die "$EX_UNAVAILABLE" "the receiver did not start"
+  processes+=("$!")
+  await 10 grep -qs listening "$dir/$1.out" || die "$EX_UNAVAILABLE" "the receiver did not start"
   jq -r 'select(.listening).listening' "$dir/$1.out" | head -n 1 >"$dir/$1.url"
 }
 
@@ -45,17 +50,46 @@ start_receiver answers-500 500
 echo http://127.0.0.1:1 >"$dir/refuses.url"
 : >"$dir/none.url"
 
-for _ in $(seq "$rounds"); do
-  for kind in none takes hangs answers-500 refuses; do
-    rm -f "$dir"/bench.db*
-    env DATABASE_URL="sqlite://$dir/bench.db?mode=rwc" OTEL_EXPORTER_OTLP_ENDPOINT="$(cat "$dir/$kind.url")" \
-      "${STEPWELL[@]}" bench steps --workflows "$WORKFLOWS" --steps "$STEPS" 2>/dev/null | jq .workflowsPerSecond >>"$dir/$kind.rates"
-    : >"$dir/takes.out"
-  done
+# The limits that a default configuration sets are not what is measured.
+export SBX_QUEUE_RATE_LIMIT_PER_PERIOD=1000000 STEPWELL_MAX_BACKLOG=1000000
+json_header='header = "content-type: application/json"'
+DATABASE_URL="sqlite://$dir/seed.db?mode=rwc" PORT=0 ADMIN_PORT=0 "${STEPWELL[@]}" api >"$dir/api.out" 2>/dev/null &
+api=$!
+processes+=("$api")
+await 20 grep -qs listening "$dir/api.out" || die "$EX_UNAVAILABLE" "the service did not start"
+base=$(sed -n 's/^ *listening *//p' "$dir/api.out")
+# curl sends each of them over one connection; the part behind # only counts.
+curl -sSf -H 'content-type: application/json' -d '{"goal":"bench","inputs":{"command":"true"},"constraints":{}}' "$base/api/intents#[1-$runs]" |
+  jq -r --arg url "$base/api/runs" --arg header "$json_header" '
+    {intentId, queueName: "intentQ", queuePartitionKey: "bench", recipeName: "shell-default"}
+    | "next", "url = \($url)", $header, "data = \(tojson | tojson)", "output = /dev/null", "fail"' |
+  sed 1d >"$dir/runs.curl"
+curl -sS -K "$dir/runs.curl"
+kill "$api" && wait "$api" || true
+# What is copied is the file alone.
+sqlite3 "$dir/seed.db" 'PRAGMA wal_checkpoint(TRUNCATE)' >/dev/null
+
+# measure KIND: appends to its files the milliseconds that the runs took, and those of the CPU.
+measure() {
+  local TIMEFORMAT='%U %S' took
+  rm -f "$dir"/bench.db*
+  cp "$dir/seed.db" "$dir/bench.db"
+  { time env DATABASE_URL="sqlite://$dir/bench.db?mode=rw" OTEL_EXPORTER_OTLP_ENDPOINT="$(cat "$dir/$1.url")" \
+    "${STEPWELL[@]}" worker --once --max-seconds 600 >/dev/null 2>&1; } 2>"$dir/cpu"
+  took=$(sqlite3 "$dir/bench.db" "SELECT max(ended_at) - min(started_at) FROM runs WHERE status = 'succeeded' HAVING count(*) = $runs")
+  [ -n "$took" ] || die 1 "not every run succeeded, with a receiver that $1"
+  echo "$took" >>"$dir/$1.took"
+  awk '{ print ($1 + $2) * 1000 }' "$dir/cpu" >>"$dir/$1.cpu"
+  : >"$dir/takes.out"
+}
+
+for round in $(seq "$rounds"); do
+  for n in "${!KINDS[@]}"; do measure "${KINDS[(n + round) % ${#KINDS[@]}]}"; done
 done
 median() { sort -n "$1" | sed -n "$(((rounds + 1) / 2))p"; }
-base=$(median "$dir/takes.rates")
-for kind in none takes hangs answers-500 refuses; do
-  rate=$(median "$dir/$kind.rates")
-  printf '%-12s %6s workflows/s  %s\n' "$kind" "$rate" "$(jq -n "($rate / $base * 1000 | round) / 1000")"
+for kind in "${KINDS[@]}"; do
+  jq -nr --arg kind "$kind" --argjson runs "$runs" --argjson took "$(median "$dir/$kind.took")" --argjson cpu "$(median "$dir/$kind.cpu")" \
+    --argjson took0 "$(median "$dir/none.took")" --argjson cpu0 "$(median "$dir/none.cpu")" '
+    def round3: . * 1000 | round / 1000;
+    "\($kind + " " * (12 - ($kind | length))) \($runs * 1000 / $took | round) runs/s (\($took0 / $took | round3))  \($cpu / $runs * 10 | round / 10) ms CPU/run (\($cpu / $cpu0 | round3))"'
 done
