@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use super::{
     CliError, say,
-    service::{Servers, Signals, bind},
+    service::{Servers, Signals, bind, prepare},
     session::{firing, launch, one_shot},
 };
 use crate::{
@@ -42,11 +42,10 @@ pub(super) async fn run(config: &Config, arguments: &Arguments) -> Result<(), Cl
     let db = Database::connect(&reach).await?;
     if attached.is_some() {
         must_be_dbos(&db).await?;
-    }
-    engine::migrate(&db).await?;
-    if attached.is_some() {
+        engine::migrate(&db).await?;
         return attach(config, db, signals).await;
     }
+    prepare(config, &db).await?;
     let listener = bind(config, config.port, "the API").await?;
     let admin_listener = bind(config, config.admin_port, "health").await?;
     let (engine, sandboxes) = launch(config, &db, firing(config.engine())).await?;
