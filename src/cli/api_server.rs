@@ -4,13 +4,13 @@ use tokio::task::JoinSet;
 
 use super::{
     CliError, say,
-    service::{Servers, Signals, bind, prepare},
+    service::{Servers, Signals, bind},
     session::{available, one_shot},
 };
 use crate::{
     api::{self, ApiService, Ticks},
     config::Config,
-    engine::Client,
+    engine::{self, Client},
     intent::Product,
     store::Database,
 };
@@ -18,7 +18,7 @@ use crate::{
 pub(super) async fn run(config: &Config) -> Result<(), CliError> {
     let mut signals = Signals::catch()?;
     let db = Database::connect(&config.database()).await?;
-    prepare(config, &db).await?;
+    engine::migrate(&db).await?;
     let listener = bind(config, config.port, "the API").await?;
     let mut helpers = JoinSet::new();
     let client = Client::announcing(db.clone(), config.app_version.clone(), &mut helpers);
