@@ -77,7 +77,7 @@ measure() {
   { time env DATABASE_URL="sqlite://$dir/bench.db?mode=rw" OTEL_EXPORTER_OTLP_ENDPOINT="$(cat "$dir/$1.url")" \
     "${STEPWELL[@]}" worker --once --max-seconds 600 >/dev/null 2>&1; } 2>"$dir/cpu"
   took=$(sqlite3 "$dir/bench.db" "SELECT max(ended_at) - min(started_at) FROM runs WHERE status = 'succeeded' HAVING count(*) = $runs")
-  [ -n "$took" ] || die 1 "not every run succeeded, with a receiver that $1"
+  [ -n "$took" ] || die 1 "not every run succeeded (receiver: $1)"
   echo "$took" >>"$dir/$1.took"
   awk '{ print ($1 + $2) * 1000 }' "$dir/cpu" >>"$dir/$1.cpu"
   : >"$dir/takes.out"

@@ -11,6 +11,7 @@ use harness::proxy::{Afterwards, Proxy};
 use harness::*;
 use sea_orm::sqlx::{self, Connection};
 use serde_json::json;
+use tokio::task::JoinHandle;
 
 const NO_PAUSE: Duration = Duration::ZERO;
 /// A database whose disk is full answers whoever reads: when nobody wants to write for a second, it seems to be back. The next time it must do so for two.
@@ -21,6 +22,21 @@ async fn troubled(stage: &Stage, env: &[(&str, &str)]) -> Server {
     let server = stage.serve_with(&[ROOMY.as_slice(), env].concat()).await;
     stage.prepare_load().await;
     server
+}
+
+/// Waits until so many more runs are stored, or no more will be: trouble is to meet callers in the middle of what they do.
+async fn until_more_runs<T>(stage: &Stage, loading: &JoinHandle<T>, more: i64) {
+    const RUNS: &str = "SELECT count(*) FROM app.runs";
+    let wanted = stage.sql_count(RUNS).await + more;
+    eventually(Duration::from_secs(60), "more runs are stored", || async {
+        let found = stage.sql_count(RUNS).await;
+        if found >= wanted || loading.is_finished() {
+            Ok(())
+        } else {
+            Err(format!("{found}, not {wanted}"))
+        }
+    })
+    .await;
 }
 
 /// What the store says of an outage: each once. What callers and calls meet meanwhile is said to nobody but them.
@@ -212,7 +228,7 @@ on_own_postgres! {
             async move { server.load(60, 6, Duration::from_millis(100)).await }
         });
         for _ in 0..2 {
-            tokio::time::sleep(Duration::from_millis(700)).await;
+            until_more_runs(&stage, &loading, 12).await;
             stage.cluster().stop().await;
             server.wait_health(503).await;
             let asked = Instant::now();
@@ -331,9 +347,9 @@ on_postgres! {
             let server = server.clone();
             async move { server.load(60, 6, Duration::from_millis(700)).await }
         });
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        until_more_runs(&stage, &loading, 6).await;
         proxy.cut();
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        until_more_runs(&stage, &loading, 6).await;
         proxy.stand_still(true);
         server.wait_health(503).await;
         proxy.stand_still(false);

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use super::{
     CliError, say,
-    service::{Servers, Signals, bind, prepare},
+    service::{Servers, Signals, bind},
     session::{firing, launch, one_shot},
 };
 use crate::{
@@ -12,7 +12,11 @@ use crate::{
     config::{Config, SandboxMode},
     engine::{self, Client},
     intent::{self, Product},
-    store::{Database, DatabaseOptions, backend::sqlite_path},
+    store::{
+        Database, DatabaseOptions,
+        backend::{retrying, sqlite_path},
+        queue_settings,
+    },
 };
 
 #[derive(Debug, clap::Args)]
@@ -42,10 +46,14 @@ pub(super) async fn run(config: &Config, arguments: &Arguments) -> Result<(), Cl
     let db = Database::connect(&reach).await?;
     if attached.is_some() {
         must_be_dbos(&db).await?;
-        engine::migrate(&db).await?;
+    }
+    engine::migrate(&db).await?;
+    if attached.is_some() {
         return attach(config, db, signals).await;
     }
-    prepare(config, &db).await?;
+    // The engine creates them too, a moment later: until then a caller could not pause one.
+    let queues = config.engine().queues;
+    retrying(|| async { queue_settings::ensure(&db.write(), &queues).await }).await?;
     let listener = bind(config, config.port, "the API").await?;
     let admin_listener = bind(config, config.admin_port, "health").await?;
     let (engine, sandboxes) = launch(config, &db, firing(config.engine())).await?;

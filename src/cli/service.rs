@@ -11,20 +11,7 @@ use tokio::{
 };
 
 use super::CliError;
-use crate::{
-    api,
-    config::Config,
-    engine,
-    store::{Database, backend::retrying, queue_settings},
-};
-
-/// Brings the schema up to date and creates the queues that the configuration names: they can be asked for and paused before anything executes.
-pub(super) async fn prepare(config: &Config, db: &Database) -> Result<(), CliError> {
-    engine::migrate(db).await?;
-    let queues = config.engine().queues;
-    retrying(|| async { queue_settings::ensure(&db.write(), &queues).await }).await?;
-    Ok(())
-}
+use crate::{api, config::Config};
 
 /// Takes a port on the configured address; 0 takes a free one.
 pub(super) async fn bind(config: &Config, port: u16, what: &str) -> Result<TcpListener, CliError> {
