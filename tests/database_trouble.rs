@@ -329,6 +329,28 @@ on_postgres! {
         stage.assert_kept(&[before.accepted, told.accepted].concat()).await;
     }
 
+    async fn who_calls_before_the_server_is_in_the_tables_waits_for_it(stage: Stage) {
+        stage.migrate().await;
+        // It can read who lives, and cannot enter itself.
+        let mut lock = sqlx::PgConnection::connect(stage.database_url()).await.unwrap();
+        sqlx::raw_sql("BEGIN; LOCK TABLE app.executors IN EXCLUSIVE MODE").execute(&mut lock).await.unwrap();
+        let server = stage.spawn("serve", &[]).await;
+        server.wait_health(200).await;
+        let mut calling = tokio::spawn({
+            let server = server.clone();
+            async move { server.send("POST", "/api/queues/intentQ/pause", None).await }
+        });
+        let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        stage.until_count("it waits for the lock", waiting, 1).await;
+        let early = tokio::time::timeout(Duration::from_secs(1), &mut calling).await;
+        assert!(early.is_err(), "answered before there are queues: {early:?}");
+        lock.close().await.unwrap();
+
+        assert_eq!(calling.await.unwrap().expect(200)["paused"], true);
+        let rows = stage.row_counts().await;
+        assert_eq!(["app.executors", "app.queue_limits", "app.schedules"].map(|table| rows[table]), [1, 4, 1]);
+    }
+
     async fn a_pool_of_two_serves_fifty_callers(stage: Stage) {
         let server = troubled(&stage, &[("DATABASE_POOL", "2")]).await;
 

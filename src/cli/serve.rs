@@ -12,11 +12,7 @@ use crate::{
     config::{Config, SandboxMode},
     engine::{self, Client},
     intent::{self, Product},
-    store::{
-        Database, DatabaseOptions,
-        backend::{retrying, sqlite_path},
-        queue_settings,
-    },
+    store::{Database, DatabaseOptions, backend::sqlite_path},
 };
 
 #[derive(Debug, clap::Args)]
@@ -51,12 +47,9 @@ pub(super) async fn run(config: &Config, arguments: &Arguments) -> Result<(), Cl
     if attached.is_some() {
         return attach(config, db, signals).await;
     }
-    // The engine creates them too, a moment later: until then a caller could not pause one.
-    let queues = config.engine().queues;
-    retrying(|| async { queue_settings::ensure(&db.write(), &queues).await }).await?;
     let listener = bind(config, config.port, "the API").await?;
     let admin_listener = bind(config, config.admin_port, "health").await?;
-    let (engine, sandboxes) = launch(config, &db, firing(config.engine())).await?;
+    let (mut engine, sandboxes) = launch(config, &db, firing(config.engine())).await?;
     let sandbox = sandboxes.name;
     let callers = db.for_callers();
     let client = engine.client().on(callers.clone());
@@ -70,13 +63,20 @@ pub(super) async fn run(config: &Config, arguments: &Arguments) -> Result<(), Cl
         ApiService::new(product, callers.clone(), version.clone()).with_ticks(ticks.clone());
     let mut servers = Servers::new(config.shutdown_grace);
     let app = api::app(service, &config.access).map_err(CliError::Failed)?;
-    let address = servers.answer(listener, app, api::API_CONNECTIONS)?;
     let admin = Admin::new(db.clone(), version, engine.vitals().clone(), &config.access);
     let admin_address = servers.answer(admin_listener, admin, api::ADMIN_CONNECTIONS)?;
+    // Whoever calls first finds the queues and the schedules.
+    let stopped = tokio::select! {
+        () = engine.entered() => false,
+        _ = signals.next() => true,
+    };
+    let address = servers.answer(listener, app, api::API_CONNECTIONS)?;
     let projector = tokio::spawn(intent::project_drift(db.clone()));
     greet(&db, config, sandbox, address, admin_address);
 
-    signals.next().await;
+    if !stopped {
+        signals.next().await;
+    }
     tracing::info!("stopping: what runs goes to its next boundary, the rest is handed back");
     projector.abort();
     signals

@@ -27,7 +27,10 @@ mod workflow;
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::{
+    sync::mpsc,
+    task::{JoinHandle, JoinSet},
+};
 
 pub use children::{Child, ChildOptions};
 pub use client::{Client, StartOptions};
@@ -155,6 +158,8 @@ impl EngineBuilder {
             listen_url,
         ));
         let vitals = worker.vitals.clone();
+        // Nothing is ever sent: whoever holds the sending end has not entered its rows yet.
+        let (entering, entered) = mpsc::channel(1);
         let scheduler = schedule::scheduler::Scheduler::of(
             &worker.db,
             &worker.options,
@@ -163,13 +168,14 @@ impl EngineBuilder {
             &worker.clock,
         );
         if let Some(scheduler) = scheduler {
-            helpers.spawn(scheduler.run(vitals.phases()));
+            helpers.spawn(scheduler.run(vitals.phases(), entering.clone()));
         }
         Engine {
             client,
             vitals,
-            worker: tokio::spawn(worker.run()),
+            worker: tokio::spawn(worker.run(entering)),
             helpers,
+            entered,
         }
     }
 
@@ -223,6 +229,7 @@ pub struct Engine {
     vitals: Vitals,
     worker: JoinHandle<()>,
     helpers: JoinSet<()>,
+    entered: mpsc::Receiver<()>,
 }
 
 impl Engine {
@@ -243,6 +250,11 @@ impl Engine {
     /// How it fares.
     pub fn vitals(&self) -> &Vitals {
         &self.vitals
+    }
+
+    /// Waits until this process, its queues and its own schedules are in the tables, however long the database takes; or until it stops.
+    pub async fn entered(&mut self) {
+        while self.entered.recv().await.is_some() {}
     }
 
     /// Stops: claims nothing more, lets every execution reach its next boundary within the grace period, and hands the rest back without

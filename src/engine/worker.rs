@@ -11,7 +11,7 @@ use std::{
 };
 
 use tokio::{
-    sync::watch,
+    sync::{mpsc, watch},
     task::{JoinHandle, JoinSet},
     time::Instant,
 };
@@ -104,7 +104,9 @@ pub(super) struct Incarnation {
 impl Worker {
     /// Runs until told to stop, under a new executor id each time this one is declared dead. Then lets what runs finish for `grace` and
     /// hands the rest back.
-    pub(super) async fn run(self) {
+    /// `entering` is let go once the process is registered.
+    pub(super) async fn run(self, entering: mpsc::Sender<()>) {
+        let mut entering = Some(entering);
         let mut phase = self.phase.clone();
         while *phase.borrow() < Phase::Stopping {
             let claimer = match self.register().await {
@@ -118,6 +120,7 @@ impl Worker {
                     continue;
                 }
             };
+            drop(entering.take());
             let mut life = Incarnation::new(claimer, None);
             let log = tracing::info_span!("executor", executor = life.claimer.executor_id);
             self.live(&mut life).instrument(log).await;

@@ -3,7 +3,10 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use tokio::{sync::watch, task::JoinSet};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
 
 use super::{DEFAULT_WINDOW_MS, firing::look, slots_of};
 use crate::{
@@ -40,11 +43,17 @@ pub(in crate::engine) struct Scheduler {
 type Looks = BTreeMap<String, i64>;
 
 impl Scheduler {
-    /// Fires until told to stop, also after a panic: a schedule that has silently stopped is the worst of all.
-    pub(in crate::engine) async fn run(self, phase: watch::Receiver<Phase>) {
+    /// Fires until told to stop, also after a panic: a schedule that has silently stopped is the worst of all. `entering` is let go once the
+    /// schedules of the program itself are there.
+    pub(in crate::engine) async fn run(
+        self,
+        phase: watch::Receiver<Phase>,
+        entering: mpsc::Sender<()>,
+    ) {
+        let mut entering = Some(entering);
         let mut tasks = JoinSet::new();
         loop {
-            tasks.spawn(self.clone().fire(phase.clone()));
+            tasks.spawn(self.clone().fire(phase.clone(), entering.take()));
             match tasks.join_next().await {
                 Some(Err(panicked)) if *phase.borrow() == Phase::Working => {
                     tracing::error!(%panicked, "the scheduler stopped; it starts again");
@@ -104,14 +113,17 @@ impl Scheduler {
             .collect()
     }
 
-    async fn fire(self, mut phase: watch::Receiver<Phase>) {
+    async fn fire(self, mut phase: watch::Receiver<Phase>, mut entering: Option<mpsc::Sender<()>>) {
         let mut changed = self.signals.schedules();
         let mut looks: Option<Looks> = None;
         while *phase.borrow() == Phase::Working {
             if changed.has_changed().unwrap_or(false) || looks.is_none() {
                 changed.mark_unchanged();
                 match self.read().await {
-                    Ok(read) => looks = Some(read),
+                    Ok(read) => {
+                        looks = Some(read);
+                        drop(entering.take());
+                    }
                     Err(error) => {
                         error.warn("cannot read the schedules yet");
                         changed.mark_changed();
