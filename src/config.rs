@@ -11,6 +11,7 @@ pub use access::{Access, Token};
 use crate::{
     engine::{EngineOptions, points::Death},
     planner::PlannerMode,
+    redact::shown_url,
     store::{DatabaseOptions, SqliteSync, queue_limits::QueueSettings},
 };
 
@@ -18,6 +19,9 @@ use crate::{
 pub const HOME: &str = ".stepwell";
 /// The database when nothing else is said.
 pub const DEFAULT_DATABASE_URL: &str = "sqlite://.stepwell/stepwell.db";
+
+const A_DATABASE_URL: &str = "a URL that starts with sqlite: or postgres://";
+const A_POSTGRES_URL: &str = "a URL that starts with postgres://";
 
 /// A variable that does not say what it may.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -120,10 +124,14 @@ impl Config {
             database_url: env.checked(
                 "DATABASE_URL",
                 DEFAULT_DATABASE_URL,
-                "a URL that starts with sqlite: or postgres://",
+                A_DATABASE_URL,
                 is_database_url,
             )?,
-            database_listen_url: env.text("DATABASE_LISTEN_URL"),
+            database_listen_url: env.parsed("DATABASE_LISTEN_URL", None, |text| {
+                is_postgres_url(text)
+                    .then(|| Some(text.to_owned()))
+                    .ok_or_else(|| A_POSTGRES_URL.to_owned())
+            })?,
             database_pool: env.number("DATABASE_POOL", 10, positive, |n| *n > 0)?,
             sqlite_sync: env.choice(
                 "SQLITE_SYNC",
@@ -213,8 +221,8 @@ impl Config {
         if !is_database_url(url) {
             return Err(ConfigError {
                 name: "--attach",
-                value: url.to_owned(),
-                accepts: "a URL that starts with sqlite: or postgres://".into(),
+                value: shown_url(url),
+                accepts: A_DATABASE_URL.into(),
             });
         }
         Ok(Self {
@@ -283,20 +291,16 @@ fn hostname() -> String {
     }
 }
 
-/// A value as it may be shown: of a URL, not what stands between the scheme and the host.
-fn without_password(value: &str) -> String {
-    match (value.find("://"), value.rfind('@')) {
-        (Some(scheme), Some(at)) if at > scheme => {
-            format!("{}…{}", &value[..scheme + 3], &value[at..])
-        }
-        _ => value.to_owned(),
-    }
+fn is_database_url(url: &str) -> bool {
+    url.starts_with("sqlite:") || is_postgres_url(url)
 }
 
-fn is_database_url(url: &str) -> bool {
-    ["sqlite:", "postgres://", "postgresql://"]
+/// Whether the driver will read it as a URL of Postgres: what it cannot read it would repeat, password and all.
+fn is_postgres_url(url: &str) -> bool {
+    ["postgres://", "postgresql://"]
         .iter()
         .any(|scheme| url.starts_with(scheme))
+        && url.parse::<reqwest::Url>().is_ok()
 }
 
 struct Lookup<'a>(&'a dyn Fn(&str) -> Option<String>);
@@ -321,7 +325,7 @@ impl Lookup<'_> {
             None => Ok(default),
             Some(value) => parse(&value).map_err(|accepts| ConfigError {
                 name,
-                value: without_password(&value),
+                value: shown_url(&value),
                 accepts,
             }),
         }

@@ -138,10 +138,16 @@ on_both_databases! {
     async fn a_refused_start_does_not_repeat_the_secret_that_it_was_given(stage: Stage) {
         let nowhere = format!("postgres://me:{OF_PROCESS}@127.0.0.1:{}/x?connect_timeout=1", free_port());
         let foreign = format!("mysql://me:{OF_PROCESS}@host/x");
+        let unreadable = format!("postgres://me:s3#{OF_PROCESS}/x@127.0.0.1/x");
+        let bare = format!("me:{OF_PROCESS}@127.0.0.1/x");
+        let misspelt = format!("postgre://me:{OF_PROCESS}@127.0.0.1/x?password={OF_PROCESS}");
         let receiver = format!("http://me:{OF_PROCESS}@127.0.0.1:{}", free_port());
         for env in [
             [("DATABASE_URL", foreign.as_str()), ("OTLP_REQUIRED", "0")],
             [("DATABASE_URL", nowhere.as_str()), ("OTLP_REQUIRED", "0")],
+            [("DATABASE_URL", unreadable.as_str()), ("OTLP_REQUIRED", "0")],
+            [("DATABASE_URL", bare.as_str()), ("OTLP_REQUIRED", "0")],
+            [("DATABASE_LISTEN_URL", misspelt.as_str()), ("OTLP_REQUIRED", "0")],
             [("OTEL_EXPORTER_OTLP_HEADERS", OF_PROCESS), ("OTLP_REQUIRED", "0")],
             [("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.as_str()), ("OTLP_REQUIRED", "1")],
         ] {

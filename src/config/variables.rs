@@ -88,7 +88,7 @@ pub const GROUPS: &[Group] = &[
             variable(
                 "DATABASE_LISTEN_URL",
                 Means("`DATABASE_URL`, and no pooler"),
-                "a postgres:// URL, which is not checked",
+                "a URL that starts with postgres://",
                 "the same Postgres without the pooler, for `LISTEN` and migrations; to be set where a pooler in transaction mode stands between",
             ),
             variable(

@@ -19,6 +19,7 @@ use super::{
     reach::{self, Reach},
     writes,
 };
+use crate::redact::shown_url;
 
 /// How Postgres plans: by the indexes, which the statements are written for. Before it has counted a table that grows fast it takes that for
 /// small, reads and sorts all of it, and keeps such a plan until it has; and no plan here is worth compiling.
@@ -123,7 +124,7 @@ impl Database {
 
     /// Where this is, without the password.
     pub fn display_url(&self) -> String {
-        connect::without_password(&self.url)
+        shown_url(&self.url)
     }
 
     /// How far the pools are used.

@@ -9,9 +9,12 @@ use std::{
 use sea_orm::{ConnectOptions, Database as SeaDatabase, DatabaseConnection, DbErr, sqlx};
 
 use super::{Database, PLANS, jitter};
-use crate::store::{
-    error::StoreError,
-    reach::{self, Reach},
+use crate::{
+    redact::shown_url,
+    store::{
+        error::StoreError,
+        reach::{self, Reach},
+    },
 };
 
 /// How long a process that starts waits for a database that does not listen yet, unless its options say otherwise.
@@ -96,7 +99,7 @@ impl Database {
         };
         connected.map_err(|error| match error {
             StoreError::Connection(message) => {
-                let place = without_password(&options.url);
+                let place = shown_url(&options.url);
                 StoreError::Connection(format!("{place} does not answer: {message}"))
             }
             other => other,
@@ -239,22 +242,6 @@ async fn later(options: &mut ConnectOptions) -> Result<DatabaseConnection, DbErr
     SeaDatabase::connect(options.connect_lazy(true).clone()).await
 }
 
-/// A URL that may be shown.
-pub(super) fn without_password(url: &str) -> String {
-    // Postgres takes one among its options, too.
-    let url = match url.split_once('?') {
-        Some((place, _)) if url.starts_with("postgres") => place,
-        _ => url,
-    };
-    match (url.find("://"), url.rfind('@')) {
-        (Some(scheme), Some(at)) if at > scheme => {
-            let user = url[scheme + 3..at].split(':').next().unwrap_or_default();
-            format!("{}{user}@{}", &url[..scheme + 3], &url[at + 1..])
-        }
-        _ => url.to_owned(),
-    }
-}
-
 /// The file of a `sqlite:` URL; none for a database in memory.
 pub fn sqlite_path(url: &str) -> Option<PathBuf> {
     let path = url.strip_prefix("sqlite:")?;
@@ -282,18 +269,6 @@ mod tests {
                 opened.unwrap();
             }
         }
-    }
-
-    #[test]
-    fn passwords_are_not_displayed() {
-        assert_eq!(
-            without_password("postgres://me:secret@localhost:5432/x"),
-            "postgres://me@localhost:5432/x"
-        );
-        assert_eq!(
-            without_password("postgres://localhost/x?password=secret"),
-            "postgres://localhost/x"
-        );
     }
 
     #[test]
