@@ -279,6 +279,27 @@ on_both_databases! {
         }
         let output = stage.command(&["serve", "--attach", "mysql://x"]).output().await.unwrap();
         assert_eq!(output.status.code(), Some(78), "{output:?}");
+        let secret = stage.command(&["serve", "--attach", "mysql://me:sentinel@x"]).output().await.unwrap();
+        assert!(!String::from_utf8_lossy(&secret.stderr).contains("sentinel"), "{secret:?}");
+    }
+
+    async fn what_nobody_would_execute_is_not_taken_beside_an_application(stage: Stage) {
+        stage.migrate().await;
+        let attached = stage.serve_attached(stage.database_url()).await;
+        let intent = attached.create_intent("in vain", json!({})).await;
+        let schedule = json!({"name": "nightly", "everyMS": 60_000, "intent": {"goal": "g", "inputs": {}, "constraints": {}}, "run": {"queuePartitionKey": "k"}});
+        let before = stage.row_counts().await;
+        for (path, body) in [
+            ("/api/runs", Server::start_request(&intent, "sandbox-default")),
+            ("/api/schedules", schedule),
+            ("/slowstep?wf=a&sleep=0", Value::Null),
+        ] {
+            let body = (!body.is_null()).then(|| body.to_string());
+            let refused = attached.send("POST", path, body).await;
+            assert_eq!(refused.expect_refusal(409)["code"], "nothing_executes_here", "{path}");
+        }
+        attached.put("/api/queues/intentQ", &json!({"paused": true})).await.expect_refusal(404);
+        assert_eq!(stage.row_counts().await, before);
     }
 }
 

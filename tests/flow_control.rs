@@ -448,6 +448,22 @@ on_both_databases! {
         server.wait_next_action(&run, "APPROVE_PLAN").await;
     }
 
+    async fn a_queue_is_paused_before_anything_executes(stage: Stage) {
+        let api = stage.start("api", &[]).await;
+        api.put("/api/queues/nobodyQ", &json!({"paused": true})).await.expect_refusal(404);
+        assert_eq!(stage.sql_count("SELECT count(*) FROM app.queue_limits").await, 0, "a refusal creates no queue");
+        assert_eq!(api.send("POST", "/api/queues/intentQ/pause", None).await.expect(200)["paused"], true);
+        let run = api.start_golden_run().await;
+        let worker = stage.start("worker", &[]).await;
+        stage.until_count("the worker has started", "SELECT count(*) FROM app.executors", 1).await;
+        assert_eq!(api.get("/api/queues/intentQ").await.expect(200)["paused"], true, "a worker changes nothing of it");
+        assert_eq!(api.header(&run).await["status"], "ENQUEUED");
+
+        api.send("POST", "/api/queues/intentQ/resume", None).await.expect(200);
+        api.wait_next_action(&run, "APPROVE_PLAN").await;
+        drop(worker);
+    }
+
     async fn a_full_backlog_refuses_runs_and_writes_nothing(stage: Stage) {
         let server = stage.serve().await;
         server.put("/api/queues/intentQ", &json!({"maxBacklog": 2, "paused": true})).await.expect(200);

@@ -107,25 +107,9 @@ pub(super) async fn run(config: &Config, arguments: &Arguments) -> Result<(), Cl
         Verb::Resume { queue } => (queue, json!({"paused": false})),
     };
     let path = format!("/api/queues/{}", encoded(queue));
-    let queue = session.api.put(&path, &change).await.map_err(hinted)?;
+    let queue = session.api.put(&path, &change).await?;
     show(&arguments.target, &queue);
     Ok(())
-}
-
-/// On a fresh database no queue is known yet, not even those of every installation.
-fn hinted(error: CliError) -> CliError {
-    match error {
-        CliError::Refused {
-            status: 404,
-            message,
-        } => CliError::Refused {
-            status: 404,
-            message: format!(
-                "{message}; a queue is there once a process that serves it (`stepwell serve` or `stepwell worker`) has started"
-            ),
-        },
-        other => other,
-    }
 }
 
 impl SetArguments {

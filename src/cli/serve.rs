@@ -92,7 +92,7 @@ async fn attach(config: &Config, db: Database, mut signals: Signals) -> Result<(
     let listener = bind(config, config.port, "the API").await?;
     let client = Client::without_engine(db.clone(), config.app_version.clone());
     let service = ApiService::new(
-        Product::new(client, config),
+        Product::new(client, config).attached(),
         db.clone(),
         config.app_version.clone(),
     );

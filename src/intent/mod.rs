@@ -51,7 +51,7 @@ use crate::{
     config::Config,
     engine::{Client, EngineBuilder, EngineError},
     sandbox::Sandbox,
-    store::Database,
+    store::{Database, queue_limits::QueueSettings},
 };
 
 /// The queue of runs.
@@ -70,6 +70,10 @@ pub struct Product {
     trace_base_url: Option<String>,
     backlog: Arc<backlog::Backlog>,
     executor_expiry_ms: i64,
+    /// The queues that there are wherever anything executes.
+    queues: Arc<[QueueSettings]>,
+    /// Whether there is anybody who executes what is started here.
+    executes: bool,
 }
 
 impl Product {
@@ -81,7 +85,30 @@ impl Product {
             trace_base_url: config.trace_base_url.clone(),
             backlog: Arc::new(backlog::Backlog::new(config.max_backlog)),
             executor_expiry_ms: config.executor_expiry_ms,
+            queues: config.engine().queues.into(),
+            executes: true,
         }
+    }
+
+    /// The same beside somebody's application, which executes its own workflows alone: nothing new is taken.
+    #[must_use]
+    pub fn attached(self) -> Self {
+        Self {
+            queues: Arc::default(),
+            executes: false,
+            ..self
+        }
+    }
+
+    /// Refuses what nobody would execute.
+    fn executing(&self) -> Result<(), IntentError> {
+        if self.executes {
+            return Ok(());
+        }
+        Err(IntentError::conflict(
+            "nothing_executes_here",
+            "this server is attached to an application, which executes its own workflows alone; start this on a `stepwell serve` without --attach",
+        ))
     }
 
     fn db(&self) -> &Database {

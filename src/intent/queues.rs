@@ -30,7 +30,8 @@ impl Product {
             })
     }
 
-    /// Changes the settings of a queue, and wakes whoever may start more now.
+    /// Changes the settings of a queue, and wakes whoever may start more now. One of ours may be changed before anything has executed, and so
+    /// paused before the first run.
     ///
     /// # Errors
     /// [`IntentError::NotFound`].
@@ -39,9 +40,20 @@ impl Product {
         name: &str,
         change: &QueueChange,
     ) -> Result<QueueState, IntentError> {
-        let there =
-            retrying(|| async { queue_settings::change(&self.db().write(), name, change).await })
-                .await?;
+        let ours: Vec<_> = self
+            .queues
+            .iter()
+            .filter(|queue| queue.name == name)
+            .cloned()
+            .collect();
+        let there = retrying(|| async {
+            let tx = self.db().begin().await?;
+            queue_settings::ensure(&tx, &ours).await?;
+            let there = queue_settings::change(&tx, name, change).await?;
+            tx.commit().await?;
+            Ok(there)
+        })
+        .await?;
         if there {
             self.client.queue_changed(name).await;
         }

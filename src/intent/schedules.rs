@@ -170,6 +170,7 @@ impl Product {
     /// # Errors
     /// [`IntentError::Invalid`] where its times or its template make no sense, [`IntentError::Conflict`] when its name is taken.
     pub async fn create_schedule(&self, new: NewSchedule) -> Result<Schedule, IntentError> {
+        self.executing()?;
         let slots = slots_asked(&new)?;
         if slots.next_after(self.now().await?).is_none() {
             return Err(invalid(
@@ -307,6 +308,7 @@ impl Product {
     /// # Errors
     /// [`IntentError::NotFound`].
     pub async fn trigger_schedule(&self, name: &str) -> Result<String, IntentError> {
+        self.executing()?;
         let started = self.client.trigger_schedule(name).await?;
         started.ok_or_else(|| not_found(name))
     }

@@ -147,6 +147,7 @@ impl Product {
             }
             return Ok(());
         }
+        self.executing()?;
         self.client.start::<W>(&input, options).await?;
         Ok(())
     }
