@@ -4,6 +4,8 @@
 
 mod harness;
 
+use std::time::Duration;
+
 use harness::*;
 use serde_json::{Value, json};
 
@@ -50,6 +52,56 @@ on_both_databases! {
         assert_eq!(identity(&traced), identity(&first), "traceId is not part of the comparison");
         assert_eq!(stage.row_counts().await, before);
         assert_eq!(stage.sql_count("SELECT count(*) FROM app.runs").await, 1);
+    }
+
+    async fn what_has_started_stays_started_when_the_policy_changes(stage: Stage) {
+        let lax = stage.start("api", &[("SBX_QUEUE_PARTITION", "false")]).await;
+        let request = |intent: &str| without(Server::start_request(intent, "sandbox-default"), "queuePartitionKey");
+        let intent = lax.create_intent("started before", json!({})).await;
+        let first = lax.post("/api/runs", &request(&intent)).await.expect(202);
+
+        let strict = stage.start("api", &[]).await;
+        let other = strict.create_intent("never started", json!({})).await;
+        let before = stage.row_counts().await;
+        strict.post("/api/runs", &request(&other)).await.expect_refusal(400);
+        let drifted = with(request(&intent), "priority", json!(3));
+        strict.post("/api/runs", &drifted).await.expect_refusal(400);
+        assert_eq!(identity(&strict.post("/api/runs", &request(&intent)).await.expect(202)), identity(&first));
+        assert_eq!(stage.row_counts().await, before);
+    }
+
+    async fn an_intent_with_the_id_of_another_workflow_says_so(stage: Stage) {
+        let server = stage.serve().await;
+        server.send("POST", "/slowstep?wf=taken&sleep=0", None).await.expect(202);
+        server.post("/api/intents", &json!({"goal": "late", "inputs": {}, "constraints": {}, "intentId": "taken"})).await.expect(201);
+        eventually(Duration::from_secs(30), "the other workflow has ended", || async {
+            match stage.sql_count("SELECT count(*) FROM dbos.workflow_status WHERE status = 'SUCCESS' AND workflow_uuid = 'taken'").await { 1 => Ok(()), n => Err(n) }
+        })
+        .await;
+        let before = stage.row_counts().await;
+        let refusal = server.post("/api/runs", &Server::start_request("taken", "sandbox-default")).await;
+        assert_eq!(refusal.expect_refusal(409)["code"], "workflow_exists");
+        assert_eq!(stage.row_counts().await, before);
+    }
+
+    async fn a_resumed_run_that_has_not_ended_keeps_its_deduplication_id(stage: Stage) {
+        let server = stage.serve().await;
+        server.send("POST", "/api/queues/intentQ/pause", None).await.expect(200);
+        let start = async |goal: &str| {
+            let intent = server.create_intent(goal, json!({})).await;
+            server.post("/api/runs", &with(Server::start_request(&intent, "sandbox-default"), "deduplicationID", json!("only one"))).await
+        };
+        let first = start("first").await.expect(202)["workflowID"].as_str().unwrap().to_owned();
+        server.post(&format!("/api/ops/wf/{first}/resume"), &json!({})).await.expect(202);
+        let refusal = start("second").await;
+        assert_eq!(refusal.expect_refusal(409)["code"], "deduplication_conflict");
+
+        server.post(&format!("/api/ops/wf/{first}/cancel"), &json!({})).await.expect(202);
+        let second = start("third").await.expect(202)["workflowID"].as_str().unwrap().to_owned();
+        // It is another's by now.
+        server.post(&format!("/api/ops/wf/{first}/resume"), &json!({})).await.expect(202);
+        let holds = format!("SELECT count(*) FROM dbos.workflow_status WHERE workflow_uuid = '{second}' AND deduplication_id = 'only one'");
+        assert_eq!(stage.sql_count(&holds).await, 1);
     }
 
     async fn a_delayed_start_waits_for_its_time_and_is_no_backlog(stage: Stage) {

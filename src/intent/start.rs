@@ -217,11 +217,18 @@ impl Product {
         traceparent: Option<&str>,
     ) -> Result<RunHeader, IntentError> {
         let intent = self.intent(&request.intent_id).await?;
+        let sent = json!(request);
+        let before = run_rows::find(&self.db().read(), &intent.id).await?;
+        let before = before.map(|run| self.again(run, &sent));
+        // What has started stays started, whatever the policy says by now.
+        if let Some(Ok(header)) = before {
+            return Ok(header);
+        }
+        self.executing()?;
         let checked =
             CheckedRun::new(self.db(), self.partition_required, &intent.inputs, &request).await?;
-        let sent = json!(request);
-        if let Some(run) = run_rows::find(&self.db().read(), &intent.id).await? {
-            return self.again(run, &sent);
+        if let Some(drift) = before {
+            return drift;
         }
         self.backlog
             .take(self.db(), request.delay().is_some())
@@ -274,6 +281,18 @@ impl Product {
         // Somebody else was faster: with this very intent, or with its deduplication id.
         match run_rows::find(&self.db().read(), &intent.id).await? {
             Some(run) => self.again(run, &sent),
+            None if workflows::find(&self.db().read(), &intent.id)
+                .await?
+                .is_some() =>
+            {
+                Err(IntentError::conflict(
+                    "workflow_exists",
+                    format!(
+                        "there is a workflow with the id {:?} that is no run of this intent; give the intent another id",
+                        intent.id
+                    ),
+                ))
+            }
             None => {
                 let id = request.deduplication_id.unwrap_or_default();
                 Err(IntentError::conflict(

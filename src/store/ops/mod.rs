@@ -69,7 +69,7 @@ pub async fn lock(tx: &impl ConnectionTrait, id: &str) -> Result<Option<Target>,
 }
 
 /// Puts a locked workflow back into `queue`: its attempts and its deadline start anew, what is recorded stays. One of ours has no time-out
-/// any more; whoever resumes it wants it to end.
+/// any more; whoever resumes it wants it to end. One of ours that has not ended keeps its deduplication id, which an end takes away.
 pub async fn resume(
     tx: &impl ConnectionTrait,
     target: &Target,
@@ -78,7 +78,7 @@ pub async fn resume(
     let text = format!(
         "UPDATE \"dbos\".workflow_status SET status = 'ENQUEUED', queue_name = $2, recovery_attempts = 0, workflow_deadline_epoch_ms = NULL, \
          workflow_timeout_ms = CASE WHEN application_name = '{APPLICATION_NAME}' THEN NULL ELSE workflow_timeout_ms END, \
-         deduplication_id = NULL, owner_xid = NULL, started_at_epoch_ms = NULL, completed_at = NULL, updated_at = {} WHERE workflow_uuid = $1",
+         deduplication_id = CASE WHEN application_name = '{APPLICATION_NAME}' THEN deduplication_id END, owner_xid = NULL, started_at_epoch_ms = NULL, completed_at = NULL, updated_at = {} WHERE workflow_uuid = $1",
         dialect(tx).now()
     );
     let id = target.workflow_uuid.as_str();
