@@ -103,6 +103,21 @@ on_both_databases! {
         assert!(second.header("x-next-cursor").is_none());
     }
 
+    async fn the_longest_id_is_a_cursor_too(stage: Stage) {
+        let server = stage.serve().await;
+        let long = "ü".repeat(500);
+        for id in ["older", &long, "newer"] {
+            let row = format!(
+                "INSERT INTO dbos.workflow_status (workflow_uuid, status, name, application_name, priority, recovery_attempts, created_at, updated_at, \
+                 was_forked_from, rate_limited, is_debounced) VALUES ('{id}', 'SUCCESS', 'order', 'shop', 0, 0, {SEEDED_AT}, {SEEDED_AT}, false, false, false)"
+            );
+            stage.sql_execute(&row).await;
+        }
+        let found = ids(&pages(&server, "limit=1").await);
+        assert_eq!(found.iter().map(String::as_str).collect::<BTreeSet<_>>(), BTreeSet::from(["newer", "older", &long]));
+        assert_eq!(found.len(), 3);
+    }
+
     async fn bad_filters_are_refused(stage: Stage) {
         let server = stage.serve().await;
         for query in ["limit=0", "limit=201", "limit=x", "status=DONE", "status=", "since=-1", "cursor=x", "cursor=1", "order=asc", "limit=1&limit=2"] {

@@ -255,6 +255,17 @@ pub(super) fn of_starts(sender: &Sender, given: &Given) -> Vec<Case> {
             change("deduplicationID", json!("")),
         ),
         (
+            "deduplication id of spaces",
+            change("deduplicationID", json!(" ")),
+        ),
+        ("task key of spaces", change("taskKey", json!(" "))),
+        ("tenant of spaces", change("tenantId", json!("\t"))),
+        ("intent of spaces", change("intentId", json!(" "))),
+        (
+            "trace id of zeros",
+            change("traceId", json!("0".repeat(32))),
+        ),
+        (
             "partition key too long",
             change("queuePartitionKey", json!("k".repeat(501))),
         ),

@@ -766,7 +766,7 @@ pub struct RunTemplate {
     #[oai(
         rename = "tenantId",
         skip_serializing_if_is_none,
-        validator(min_length = 1, max_length = 200)
+        validator(min_length = 1, max_length = 200, pattern = "\\S")
     )]
     pub tenant_id: Given<Text>,
     /// Milliseconds from the first claim until the run is cancelled, waiting included.
@@ -962,7 +962,7 @@ pub struct StartRun {
     #[oai(
         rename = "deduplicationID",
         skip_serializing_if_is_none,
-        validator(min_length = 1, max_length = 500)
+        validator(min_length = 1, max_length = 500, pattern = "\\S")
     )]
     pub deduplication_id: Given<Text>,
     /// Milliseconds from now before which the run is not started; until then it is no part of the backlog.
@@ -973,7 +973,10 @@ pub struct StartRun {
     )]
     pub delay_ms: Given<i64>,
     /// Which intent.
-    #[oai(rename = "intentId", validator(min_length = 1, max_length = 500))]
+    #[oai(
+        rename = "intentId",
+        validator(min_length = 1, max_length = 500, pattern = "\\S")
+    )]
     pub intent_id: Text,
     /// Lower first.
     #[oai(
@@ -1014,14 +1017,14 @@ pub struct StartRun {
     #[oai(
         rename = "taskKey",
         skip_serializing_if_is_none,
-        validator(min_length = 1, max_length = 500)
+        validator(min_length = 1, max_length = 500, pattern = "\\S")
     )]
     pub task_key: Given<Text>,
     /// Whose it is, for lists.
     #[oai(
         rename = "tenantId",
         skip_serializing_if_is_none,
-        validator(min_length = 1, max_length = 200)
+        validator(min_length = 1, max_length = 200, pattern = "\\S")
     )]
     pub tenant_id: Given<Text>,
     /// Milliseconds from the first claim until the run is cancelled, waiting included.
@@ -1031,11 +1034,15 @@ pub struct StartRun {
         validator(minimum(value = "1"), maximum(value = "31536000000"))
     )]
     pub timeout_ms: Given<i64>,
-    /// The W3C trace that the run belongs to.
+    /// The W3C trace that the run belongs to: hexadecimal digits, not all zero.
     #[oai(
         rename = "traceId",
         skip_serializing_if_is_none,
-        validator(pattern = "^[0-9a-f]{32}$")
+        validator(
+            min_length = 32,
+            max_length = 32,
+            pattern = "^[0-9a-f]*[1-9a-f][0-9a-f]*$"
+        )
     )]
     pub trace_id: Given<Text>,
     /// workload

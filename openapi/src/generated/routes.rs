@@ -672,7 +672,10 @@ impl<S: Service> Routes<S> {
         &self,
         request: &Request,
         /// The intent's id.
-        #[oai(name = "intentId", validator(min_length = 1, max_length = 500))]
+        #[oai(
+            name = "intentId",
+            validator(min_length = 1, max_length = 500, pattern = "\\S")
+        )]
         intent_id: Path<String>,
     ) -> Result<GetIntentSuccess, ApiError> {
         self.0
@@ -747,7 +750,7 @@ impl<S: Service> Routes<S> {
         /// Where the previous page ended.
         #[oai(
             name = "cursor",
-            validator(max_length = 720, pattern = "^[0-9]{1,15}\\.[A-Za-z0-9_-]{0,700}$")
+            validator(max_length = 4016, pattern = "^[0-9]{1,15}\\.[A-Za-z0-9_-]{0,4000}$")
         )]
         cursor: Query<Option<String>>,
     ) -> Result<ListWorkflowsSuccess, ApiError> {
@@ -778,7 +781,10 @@ impl<S: Service> Routes<S> {
         &self,
         request: &Request,
         /// The id of a workflow or run.
-        #[oai(name = "wid", validator(min_length = 1, max_length = 500))]
+        #[oai(
+            name = "wid",
+            validator(min_length = 1, max_length = 500, pattern = "\\S")
+        )]
         wid: Path<String>,
     ) -> Result<GetWorkflowSuccess, ApiError> {
         self.0
@@ -798,7 +804,10 @@ impl<S: Service> Routes<S> {
         &self,
         request: &Request,
         /// The id of a workflow or run.
-        #[oai(name = "wid", validator(min_length = 1, max_length = 500))]
+        #[oai(
+            name = "wid",
+            validator(min_length = 1, max_length = 500, pattern = "\\S")
+        )]
         wid: Path<String>,
         body: Json<OpsAction>,
     ) -> Result<CancelWorkflowSuccess, ApiError> {
@@ -819,7 +828,10 @@ impl<S: Service> Routes<S> {
         &self,
         request: &Request,
         /// The id of a workflow or run.
-        #[oai(name = "wid", validator(min_length = 1, max_length = 500))]
+        #[oai(
+            name = "wid",
+            validator(min_length = 1, max_length = 500, pattern = "\\S")
+        )]
         wid: Path<String>,
         body: Json<ForkWorkflow>,
     ) -> Result<ForkWorkflowSuccess, ApiError> {
@@ -840,7 +852,10 @@ impl<S: Service> Routes<S> {
         &self,
         request: &Request,
         /// The id of a workflow or run.
-        #[oai(name = "wid", validator(min_length = 1, max_length = 500))]
+        #[oai(
+            name = "wid",
+            validator(min_length = 1, max_length = 500, pattern = "\\S")
+        )]
         wid: Path<String>,
         body: Json<OpsAction>,
     ) -> Result<ResumeWorkflowSuccess, ApiError> {
@@ -861,7 +876,10 @@ impl<S: Service> Routes<S> {
         &self,
         request: &Request,
         /// The id of a workflow or run.
-        #[oai(name = "wid", validator(min_length = 1, max_length = 500))]
+        #[oai(
+            name = "wid",
+            validator(min_length = 1, max_length = 500, pattern = "\\S")
+        )]
         wid: Path<String>,
     ) -> Result<ListWorkflowStepsSuccess, ApiError> {
         self.0
@@ -996,7 +1014,7 @@ impl<S: Service> Routes<S> {
         /// Where the previous page ended.
         #[oai(
             name = "cursor",
-            validator(max_length = 720, pattern = "^[0-9]{1,15}\\.[A-Za-z0-9_-]{0,700}$")
+            validator(max_length = 4016, pattern = "^[0-9]{1,15}\\.[A-Za-z0-9_-]{0,4000}$")
         )]
         cursor: Query<Option<String>>,
     ) -> Result<ListRunsSuccess, ApiError> {
@@ -1045,7 +1063,10 @@ impl<S: Service> Routes<S> {
         &self,
         request: &Request,
         /// The id of a workflow or run.
-        #[oai(name = "wid", validator(min_length = 1, max_length = 500))]
+        #[oai(
+            name = "wid",
+            validator(min_length = 1, max_length = 500, pattern = "\\S")
+        )]
         wid: Path<String>,
     ) -> Result<GetRunSuccess, ApiError> {
         self.0
@@ -1065,7 +1086,10 @@ impl<S: Service> Routes<S> {
         &self,
         request: &Request,
         /// The id of a workflow or run.
-        #[oai(name = "wid", validator(min_length = 1, max_length = 500))]
+        #[oai(
+            name = "wid",
+            validator(min_length = 1, max_length = 500, pattern = "\\S")
+        )]
         wid: Path<String>,
         body: Json<ApprovePlan>,
     ) -> Result<ApprovePlanSuccess, ApiError> {
@@ -1086,7 +1110,10 @@ impl<S: Service> Routes<S> {
         &self,
         request: &Request,
         /// The id of a workflow or run.
-        #[oai(name = "wid", validator(min_length = 1, max_length = 500))]
+        #[oai(
+            name = "wid",
+            validator(min_length = 1, max_length = 500, pattern = "\\S")
+        )]
         wid: Path<String>,
         body: Json<RunEvent>,
     ) -> Result<SendRunEventSuccess, ApiError> {
@@ -1107,7 +1134,10 @@ impl<S: Service> Routes<S> {
         &self,
         request: &Request,
         /// The id of a workflow or run.
-        #[oai(name = "wid", validator(min_length = 1, max_length = 500))]
+        #[oai(
+            name = "wid",
+            validator(min_length = 1, max_length = 500, pattern = "\\S")
+        )]
         wid: Path<String>,
         body: Json<OpsAction>,
     ) -> Result<RetryRunSuccess, ApiError> {
@@ -1128,7 +1158,10 @@ impl<S: Service> Routes<S> {
         &self,
         request: &Request,
         /// The id of a workflow or run.
-        #[oai(name = "wid", validator(min_length = 1, max_length = 500))]
+        #[oai(
+            name = "wid",
+            validator(min_length = 1, max_length = 500, pattern = "\\S")
+        )]
         wid: Path<String>,
     ) -> Result<ListRunStepsSuccess, ApiError> {
         self.0
@@ -1148,7 +1181,10 @@ impl<S: Service> Routes<S> {
         &self,
         request: &Request,
         /// The id of a workflow or run.
-        #[oai(name = "wid", validator(min_length = 1, max_length = 500))]
+        #[oai(
+            name = "wid",
+            validator(min_length = 1, max_length = 500, pattern = "\\S")
+        )]
         wid: Path<String>,
         /// Whether to wait for what has not happened yet; true by default.
         #[oai(name = "follow")]
@@ -1174,7 +1210,10 @@ impl<S: Service> Routes<S> {
         &self,
         request: &Request,
         /// The id of a workflow or run.
-        #[oai(name = "wid", validator(min_length = 1, max_length = 500))]
+        #[oai(
+            name = "wid",
+            validator(min_length = 1, max_length = 500, pattern = "\\S")
+        )]
         wid: Path<String>,
     ) -> Result<GetRunViewSuccess, ApiError> {
         self.0
@@ -1202,7 +1241,7 @@ impl<S: Service> Routes<S> {
         /// Where the previous page ended.
         #[oai(
             name = "cursor",
-            validator(max_length = 720, pattern = "^[0-9]{1,15}\\.[A-Za-z0-9_-]{0,700}$")
+            validator(max_length = 4016, pattern = "^[0-9]{1,15}\\.[A-Za-z0-9_-]{0,4000}$")
         )]
         cursor: Query<Option<String>>,
     ) -> Result<ListSchedulesSuccess, ApiError> {
