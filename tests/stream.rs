@@ -10,6 +10,7 @@ use std::{
 
 use futures_util::StreamExt;
 use harness::*;
+use sea_orm::sqlx::{self, Connection as _};
 use serde_json::{Value, json};
 use tokio::{io::AsyncWriteExt, net::TcpSocket};
 use tokio_util::io::ReaderStream;
@@ -280,6 +281,42 @@ on_both_databases! {
         let encoded: Vec<_> = events.iter().filter_map(|event| event.data["base64"].as_str()).collect();
         let bytes: Vec<u8> = encoded.iter().flat_map(|text| base64::engine::general_purpose::STANDARD.decode(text).unwrap()).collect();
         assert_eq!(bytes, b"a\xffb");
+    }
+
+    async fn a_command_prints_on_while_nothing_can_be_stored(stage: Stage) {
+        let server = stage.serve().await;
+        let file = |name: &str| stage.dir().join(name);
+        let [started, locked, printed] = ["started", "locked", "printed"].map(file);
+        let command = format!(
+            "touch '{}'; while [ ! -e '{}' ]; do sleep 0.02; done; head -c 1000000 /dev/zero | tr '\\0' x; touch '{}'",
+            started.display(),
+            locked.display(),
+            printed.display()
+        );
+        let run = server.start_job(json!({"command": command, "timeoutMs": 60_000})).await;
+        let there = async |what: &'static str, file: &std::path::Path| {
+            eventually(DEADLINE / 4, what, || async { if file.exists() { Ok(()) } else { Err("not yet") } }).await;
+        };
+        there("the command runs", &started).await;
+        let url = stage.database_url();
+        let mut sqlite = None;
+        let mut postgres = None;
+        match stage.backend() {
+            Backend::Sqlite => {
+                let lock = sqlite.insert(sqlx::SqliteConnection::connect(url).await.unwrap());
+                sqlx::raw_sql("PRAGMA busy_timeout = 30000; BEGIN IMMEDIATE").execute(lock).await.unwrap();
+            }
+            Backend::Postgres => {
+                let lock = postgres.insert(sqlx::PgConnection::connect(url).await.unwrap());
+                sqlx::raw_sql("BEGIN; LOCK TABLE app.run_stream_chunks IN EXCLUSIVE MODE").execute(lock).await.unwrap();
+            }
+        }
+        std::fs::write(&locked, "").unwrap();
+        there("the command has printed everything", &printed).await;
+        drop((sqlite, postgres));
+        server.wait_status(&run, "SUCCESS").await;
+        let streamed = "SELECT CAST(sum(length(bytes)) AS bigint) FROM app.run_stream_chunks WHERE kind = 'stdout'";
+        assert_eq!(stage.sql_count(streamed).await, 1_000_000);
     }
 
     async fn a_stream_of_nobody_or_from_nowhere_is_refused(stage: Stage) {
