@@ -305,7 +305,7 @@ on_both_databases! {
             };
             let listed = told(&stage, &with(&["ls", "--name", "stepwell.marks", "--ids"]), "").await;
             assert!(listed.ends_with("asleep\ndone\n"), "{listed}");
-            let page = told(&stage, &with(&["--json", "ls", "--status", "SUCCESS", "--limit", "1"]), "").await;
+            let page = told(&stage, &with(&["--json", "ls", "--name", "stepwell.marks", "--status", "SUCCESS", "--limit", "1"]), "").await;
             assert_eq!(serde_json::from_str::<Value>(&page).unwrap()["workflowID"], "done");
             let got = told(&stage, &with(&["get", "done"]), "").await;
             assert!(got.starts_with("done SUCCESS") && got.contains("controlQ"), "{got}");
