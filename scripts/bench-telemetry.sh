@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# What telemetry costs, by how its receiver behaves: a worker executes the same queued runs of `shell-default` from a copy of one SQLite file,
+# What telemetry costs, by how its receiver behaves: a server executes the same queued runs of `shell-default` from a copy of one SQLite file,
 # in turns whose order rotates, so that a busy machine is unfair to all alike.
 # usage: scripts/bench-telemetry.sh [ROUNDS] [RUNS]
 #   ROUNDS             times each kind is measured (default 9)
 #   RUNS               runs that are executed each time (default 500)
 #   STEPWELL_BIN       the binary to measure (default: the newest build; measure a release build)
-# Prints for each kind the median of runs per second and of the CPU milliseconds per run (the worker's and its commands'), and both as ratios to
-# those of a worker that exports nothing. Needs curl, jq and sqlite3.
+# Prints for each kind the median of runs per second and of the CPU milliseconds per run (the server's and its commands'), and both as ratios to
+# those of a server that exports nothing, with the quartiles of the CPU's: what lies within those of `none` is noise. Needs curl, jq and sqlite3.
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 help_if_asked "$@"
@@ -69,27 +69,42 @@ kill "$api" && wait "$api" || true
 # What is copied is the file alone.
 sqlite3 "$dir/seed.db" 'PRAGMA wal_checkpoint(TRUNCATE)' >/dev/null
 
+all_have_succeeded() { [ "$(sqlite3 "$dir/bench.db" "SELECT count(*) FROM runs WHERE status = 'succeeded'")" = "$runs" ]; }
+
+# cpu_ms PID: what it has used, and the processes that it has waited for.
+cpu_ms() {
+  local stat
+  stat=$(<"/proc/$1/stat")
+  # The fields after the name, which is in parentheses and may hold anything.
+  awk -v hz="$(getconf CLK_TCK)" '{ print ($12 + $13 + $14 + $15) * 1000 / hz }' <<<"${stat##*) }"
+}
+
 # measure KIND: appends to its files the milliseconds that the runs took, and those of the CPU.
 measure() {
-  local TIMEFORMAT='%U %S' took
   rm -f "$dir"/bench.db*
   cp "$dir/seed.db" "$dir/bench.db"
-  { time env DATABASE_URL="sqlite://$dir/bench.db?mode=rw" OTEL_EXPORTER_OTLP_ENDPOINT="$(cat "$dir/$1.url")" \
-    "${STEPWELL[@]}" worker --once --max-seconds 600 >/dev/null 2>&1; } 2>"$dir/cpu"
-  took=$(sqlite3 "$dir/bench.db" "SELECT max(ended_at) - min(started_at) FROM runs WHERE status = 'succeeded' HAVING count(*) = $runs")
-  [ -n "$took" ] || die 1 "not every run succeeded (receiver: $1)"
-  echo "$took" >>"$dir/$1.took"
-  awk '{ print ($1 + $2) * 1000 }' "$dir/cpu" >>"$dir/$1.cpu"
+  DATABASE_URL="sqlite://$dir/bench.db?mode=rw" PORT=0 ADMIN_PORT=0 OTEL_EXPORTER_OTLP_ENDPOINT="$(cat "$dir/$1.url")" \
+    "${STEPWELL[@]}" serve >/dev/null 2>&1 &
+  local server=$!
+  processes+=("$server")
+  await 600 all_have_succeeded || die 1 "not every run succeeded (receiver: $1)"
+  cpu_ms "$server" >>"$dir/$1.cpu"
+  kill "$server" && wait "$server" || true
+  unset "processes[-1]"
+  sqlite3 "$dir/bench.db" 'SELECT max(ended_at) - min(started_at) FROM runs' >>"$dir/$1.took"
   : >"$dir/takes.out"
 }
 
 for round in $(seq "$rounds"); do
   for n in "${!KINDS[@]}"; do measure "${KINDS[(n + round) % ${#KINDS[@]}]}"; done
 done
-median() { sort -n "$1" | sed -n "$(((rounds + 1) / 2))p"; }
+# nth FILE QUARTER: the value a quarter, two quarters or three through it.
+nth() { sort -n "$1" | sed -n "$((1 + (rounds - 1) * $2 / 4))p"; }
 for kind in "${KINDS[@]}"; do
-  jq -nr --arg kind "$kind" --argjson runs "$runs" --argjson took "$(median "$dir/$kind.took")" --argjson cpu "$(median "$dir/$kind.cpu")" \
-    --argjson took0 "$(median "$dir/none.took")" --argjson cpu0 "$(median "$dir/none.cpu")" '
+  jq -nr --arg kind "$kind" --argjson runs "$runs" --argjson took "$(nth "$dir/$kind.took" 2)" --argjson cpu "$(nth "$dir/$kind.cpu" 2)" \
+    --argjson low "$(nth "$dir/$kind.cpu" 1)" --argjson high "$(nth "$dir/$kind.cpu" 3)" \
+    --argjson took0 "$(nth "$dir/none.took" 2)" --argjson cpu0 "$(nth "$dir/none.cpu" 2)" '
     def round3: . * 1000 | round / 1000;
-    "\($kind + " " * (12 - ($kind | length))) \($runs * 1000 / $took | round) runs/s (\($took0 / $took | round3))  \($cpu / $runs * 10 | round / 10) ms CPU/run (\($cpu / $cpu0 | round3))"'
+    "\($kind + " " * (12 - ($kind | length))) \($runs * 1000 / $took | round) runs/s (\($took0 / $took | round3))  " +
+    "\($cpu / $runs * 10 | round / 10) ms CPU/run (\($cpu / $cpu0 | round3), quartiles \($low / $cpu0 | round3) to \($high / $cpu0 | round3))"'
 done
