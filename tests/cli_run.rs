@@ -11,7 +11,10 @@ use std::{
 
 use harness::*;
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader, Lines},
+    process::ChildStderr,
+};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -79,6 +82,20 @@ async fn started_with(
     })
     .await;
     child
+}
+
+/// The next line with these words that a command says about what is going on.
+async fn until_said(said: &mut Lines<BufReader<ChildStderr>>, words: &str) -> String {
+    let found = async {
+        while let Some(line) = said.next_line().await.unwrap() {
+            if line.contains(words) {
+                return line;
+            }
+        }
+        panic!("it ended and never said: {words}");
+    };
+    let found = tokio::time::timeout(DEADLINE, found).await;
+    found.unwrap_or_else(|_| panic!("it does not say: {words}"))
 }
 
 /// Ctrl-C, as a terminal sends it.
@@ -228,6 +245,35 @@ on_both_databases! {
         server.wait_status("later", "SUCCESS").await;
         let logs = type_in(&stage, &["logs", "later"]).await;
         assert_eq!((logs.code, logs.stdout.as_str()), (Some(0), "now\n"), "{}", logs.stderr);
+    }
+
+    async fn who_follows_a_run_is_told_that_its_process_is_gone(stage: Stage) {
+        // Time for several looks between the missed heartbeats and the take-over.
+        let expiry = [("EXECUTOR_EXPIRY_MS", "20000")];
+        let api = stage.start("api", &expiry).await;
+        let worker = stage.start("worker", &expiry).await;
+        let go = stage.dir().join("go");
+        let run = api.start_job(json!({"command": format!("until [ -e {} ]; do sleep 0.05; done; echo done", go.display())})).await;
+        let begun = format!("SELECT count(*) FROM app.run_stream_chunks WHERE run_id = '{run}' AND kind = 'task'");
+        stage.until_count("its command runs", &begun, 1).await;
+        let mut logs = stage
+            .command(&["logs", "--follow", "--server", api.base(), &run])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut said = BufReader::new(logs.stderr.take().unwrap()).lines();
+
+        worker.kill_9().await;
+
+        let line = until_said(&mut said, "").await;
+        assert!(line.contains("has not been heard of") && line.contains("another one takes it over"), "{line}");
+        fs::write(&go, "").unwrap();
+        worker.start_again().await;
+        until_said(&mut said, "it runs again").await;
+        let output = tokio::time::timeout(DEADLINE, logs.wait_with_output()).await.expect("it ends").unwrap();
+        assert_eq!((output.status.code(), String::from_utf8(output.stdout).unwrap().as_str()), (Some(0), "done\n"));
     }
 
     async fn the_place_in_the_queue_is_what_was_typed(stage: Stage) {

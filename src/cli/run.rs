@@ -1,7 +1,6 @@
 //! `stepwell run`: a command as a durable run, with its output as it comes. Killed and typed again with the same `--id`, it goes on.
 
 use std::{
-    collections::HashSet,
     io::IsTerminal,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -15,7 +14,7 @@ use super::{
     CliError,
     api::{Api, encoded},
     artifacts::fetch,
-    follow::{Event, Follower},
+    follow::{Begun, Event, Follower, RUNS_AGAIN},
     note,
     session::{Execute, Session, Target},
     status_line::StatusLine,
@@ -335,8 +334,7 @@ struct Watch<'a> {
     json: bool,
     line: StatusLine,
     cancelling: bool,
-    /// The tasks whose execution has begun, with their attempts.
-    begun: HashSet<(String, Option<i64>)>,
+    begun: Begun,
 }
 
 impl<'a> Watch<'a> {
@@ -348,7 +346,7 @@ impl<'a> Watch<'a> {
             json,
             line,
             cancelling: false,
-            begun: HashSet::new(),
+            begun: Begun::default(),
         }
     }
 
@@ -405,16 +403,7 @@ impl<'a> Watch<'a> {
                     ));
                 }
             }
-            "task" if event.data["state"] == "began" => {
-                let execution = (
-                    event.data["taskKey"].to_string(),
-                    event.data["attempt"].as_i64(),
-                );
-                if !self.begun.insert(execution) {
-                    self.line
-                        .print("the process that executed the command is gone; it runs again");
-                }
-            }
+            "task" if self.begun.is_again(event) => self.line.print(RUNS_AGAIN),
             _ => {}
         }
     }
