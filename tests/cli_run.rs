@@ -154,6 +154,47 @@ on_both_databases! {
         assert!(!back.join("other").exists(), "nobody asked for it");
     }
 
+    async fn the_files_of_several_tasks_stay_apart(stage: Stage) {
+        let words = ["run", "--id", "three", "--out", "r.txt", "--out-dir", "back", "--input", r#"tests=["a","b","c"]"#];
+        let command = r#"command=sh -c 'echo "$0" > r.txt'"#;
+        let typed = type_in(&stage, &[&words[..], &["--input", command]].concat()).await;
+        assert_eq!(typed.code, Some(0), "{}", typed.stderr);
+        let back = stage.dir().join("back");
+        for (ordinal, written) in ["a\n", "b\n", "c\n"].iter().enumerate() {
+            assert_eq!(fs::read_to_string(back.join(ordinal.to_string()).join("r.txt")).unwrap(), *written);
+        }
+        assert!(!back.join("r.txt").exists(), "whose would it be?");
+    }
+
+    async fn what_tasks_have_left_is_listed_before_the_run_has_ended_and_after_its_cancel(stage: Stage) {
+        let server = stage.serve().await;
+        let command = r#"sh -c 'echo "$0" > r.txt; [ "$0" = quick ] || sleep 600'"#;
+        let run = server.start_job(json!({"command": command, "tests": ["quick", "slow"], "out": ["r.txt"]})).await;
+        let files = async || {
+            let listed = documents(&type_in(&stage, &["artifacts", "ls", &run, "--json"]).await);
+            let files = listed.iter().filter(|artifact| artifact["kind"] == "file");
+            let ids: Vec<_> = files.map(|artifact| artifact["id"].as_str().unwrap().to_owned()).collect();
+            ids
+        };
+        let file = eventually(DEADLINE, "the first task's file is listed", || async {
+            match files().await.as_slice() {
+                [id] => Ok(id.clone()),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await;
+        assert_eq!(type_in(&stage, &["artifacts", "get", &file]).await.stdout, "quick\n");
+
+        server.send("POST", &format!("/api/ops/wf/{run}/cancel"), None).await.expect(202);
+        server.wait_status(&run, "CANCELLED").await;
+        assert_eq!(files().await, [file]);
+
+        let ended = server.start_job(json!({"command": "echo x > r.txt", "out": ["r.txt"]})).await;
+        server.wait_status(&ended, "SUCCESS").await;
+        let listed = type_in(&stage, &["artifacts", "ls", &ended]).await.stdout;
+        assert_eq!(listed.matches("/files/r.txt").count(), 1, "{listed}");
+    }
+
     async fn killed_and_typed_again_it_goes_on(stage: Stage) {
         let effect = stage.dir().join("effect");
         let line = format!("echo ran >> {}; sleep 2; echo done", effect.display());

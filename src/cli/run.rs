@@ -40,7 +40,7 @@ pub(super) struct Arguments {
     /// Take out the files that match, relative to the command's directory: `report.csv`, `out/**`. Default: none.
     #[arg(long = "out", value_name = "GLOB")]
     outs: Vec<String>,
-    /// The directory into which files are taken out.
+    /// The directory into which files are taken out. Where a run has several tasks, each has a directory in it: `0`, `1`, and so on.
     #[arg(long, value_name = "DIR", default_value = ".")]
     out_dir: PathBuf,
     /// Set a variable of the command; without a value the one of this process is taken. Default: none of this process's variables.
@@ -411,25 +411,38 @@ impl<'a> Watch<'a> {
 
 /// Writes the files of a run's tasks below `directory`.
 async fn take_out(api: &Api, view: &Value, directory: &Path) -> Result<(), CliError> {
-    let refs = view["tasks"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .flat_map(|task| task["artifactRefs"].as_array().into_iter().flatten());
-    for artifact in refs.filter(|artifact| artifact["kind"] == "file") {
-        let id = artifact["id"].as_str().unwrap_or_default();
-        let name = id.split_once("/files/").map_or(id, |(_, name)| name);
-        let inside = Path::new(name)
-            .components()
-            .all(|part| matches!(part, std::path::Component::Normal(_)));
-        if !inside {
-            return Err(CliError::Failed(format!(
-                "{name:?} is no path below a directory; it is not taken out"
-            )));
-        }
-        fetch(api, id, &directory.join(name)).await?;
+    for (id, path) in taken_out(view)? {
+        fetch(api, id, &directory.join(path)).await?;
     }
     Ok(())
+}
+
+/// The files of a run's tasks, and where they go: those of several tasks have the same names, so each task has a directory of its own.
+fn taken_out(view: &Value) -> Result<Vec<(&str, PathBuf)>, CliError> {
+    let tasks = view["tasks"].as_array().map_or(&[][..], Vec::as_slice);
+    let mut files = Vec::new();
+    for task in tasks {
+        let below = if tasks.len() > 1 {
+            PathBuf::from(task["ordinal"].to_string())
+        } else {
+            PathBuf::new()
+        };
+        let refs = task["artifactRefs"].as_array().into_iter().flatten();
+        for artifact in refs.filter(|artifact| artifact["kind"] == "file") {
+            let id = artifact["id"].as_str().unwrap_or_default();
+            let name = id.split_once("/files/").map_or(id, |(_, name)| name);
+            let inside = Path::new(name)
+                .components()
+                .all(|part| matches!(part, std::path::Component::Normal(_)));
+            if !inside {
+                return Err(CliError::Failed(format!(
+                    "{name:?} is no path below a directory; it is not taken out"
+                )));
+            }
+            files.push((id, below.join(name)));
+        }
+    }
+    Ok(files)
 }
 
 /// The exit code that stands for the end of a run, and a line that says what is no exit of the command.
@@ -492,6 +505,28 @@ mod tests {
         assert_eq!(name_inside("data/words.txt"), "data/words.txt");
         assert_eq!(name_inside("/etc/hosts"), "hosts");
         assert_eq!(name_inside("../up.txt"), "up.txt");
+    }
+
+    #[test]
+    fn the_files_of_several_tasks_do_not_meet() {
+        let task = |ordinal: usize, name: &str| {
+            let id = format!("artifact://run/r/step/ExecuteST/task/k{ordinal}/files/{name}");
+            json!({"ordinal": ordinal, "artifactRefs": [{"id": "artifact://x", "kind": "stdout"}, {"id": id, "kind": "file"}]})
+        };
+        let paths = |tasks: Value| {
+            let view = json!({"tasks": tasks});
+            let files = taken_out(&view);
+            files.map(|files| files.into_iter().map(|(_, path)| path).collect::<Vec<_>>())
+        };
+        assert_eq!(
+            paths(json!([task(0, "r.txt")])).unwrap(),
+            [Path::new("r.txt")]
+        );
+        assert_eq!(
+            paths(json!([task(0, "r.txt"), task(1, "r.txt")])).unwrap(),
+            [Path::new("0/r.txt"), Path::new("1/r.txt")]
+        );
+        paths(json!([task(0, "../r.txt")])).unwrap_err();
     }
 
     #[test]
