@@ -154,6 +154,24 @@ on_both_databases! {
         assert!(!back.join("other").exists(), "nobody asked for it");
     }
 
+    async fn files_that_no_run_could_be_given_are_refused_before_anything_is_stored(stage: Stage) {
+        stage.migrate().await;
+        let before = stage.row_counts().await;
+        // Fewer bytes than an intent may have, and more once they are written as JSON.
+        fs::write(stage.dir().join("quotes"), "\"".repeat(600_000)).unwrap();
+        fs::write(stage.dir().join("bytes"), vec![255_u8; 800_000]).unwrap();
+        fs::write(stage.dir().join("text"), "x".repeat(1_040_000)).unwrap();
+        for file in ["quotes", "bytes", "text"] {
+            let typed = type_in(&stage, &["run", "--file", file, "--", "true"]).await;
+            assert_eq!(typed.code, Some(2), "{file}: {}", typed.stderr);
+            assert!(typed.stderr.contains("artifact://"), "it says what to do: {}", typed.stderr);
+        }
+        assert_eq!(stage.row_counts().await, before);
+        fs::write(stage.dir().join("bytes"), vec![255_u8; 760_000]).unwrap();
+        let typed = type_in(&stage, &["run", "--file", "bytes", "--", "wc -c < bytes"]).await;
+        assert_eq!((typed.code, typed.stdout.trim()), (Some(0), "760000"), "{}", typed.stderr);
+    }
+
     async fn the_files_of_several_tasks_stay_apart(stage: Stage) {
         let words = ["run", "--id", "three", "--out", "r.txt", "--out-dir", "back", "--input", r#"tests=["a","b","c"]"#];
         let command = r#"command=sh -c 'echo "$0" > r.txt'"#;

@@ -19,8 +19,8 @@ use crate::config::Token;
 
 /// How long a server may take to accept a connection.
 const CONNECT: Duration = Duration::from_secs(10);
-/// How long a server may say nothing, before an answer and within one: every stream of ours has a sign of life each 15 seconds, and a request that waits
-/// for the database is answered within 20.
+/// How long a server may say nothing, before an answer and within one: a stream shows a sign of life each 15 seconds, and a request that waits for the
+/// database is answered within 20.
 const SILENCE: Duration = Duration::from_secs(45);
 
 /// Where the API is.

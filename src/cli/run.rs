@@ -19,15 +19,13 @@ use super::{
     session::{Execute, Session, Target},
     status_line::StatusLine,
 };
-use crate::config::Config;
+use crate::{config::Config, intent::MOST_INTENT_BYTES};
 
 /// Exit codes for what is no exit of the command: those of `timeout(1)`, of a shell for SIGKILL and SIGINT, and of `sysexits.h`.
 const TIMED_OUT: u8 = 124;
 const KILLED: u8 = 137;
 const INTERRUPTED: u8 = 130;
 const INFRASTRUCTURE: u8 = 70;
-/// Bytes of files that travel inside an intent.
-const MOST_FILE_BYTES: usize = 1_300_000;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -246,6 +244,7 @@ impl Arguments {
         if let Some(id) = &self.id {
             intent["intentId"] = id.as_str().into();
         }
+        fits(intent.to_string().len())?;
         Ok(intent)
     }
 
@@ -261,12 +260,8 @@ impl Arguments {
             let bytes = std::fs::read(path)
                 .map_err(|e| CliError::Failed(format!("cannot read {}: {e}", path.display())))?;
             total += bytes.len();
-            if total > MOST_FILE_BYTES {
-                return Err(usage(format!(
-                    "the files have more than {MOST_FILE_BYTES} bytes together; let a run write larger ones, and hand them in as --input \
-                     'files=[{{\"path\":…,\"uri\":\"artifact://…\"}}]'"
-                )));
-            }
+            // Encoded they become more.
+            fits(total)?;
             files.push(match String::from_utf8(bytes) {
                 Ok(text) => json!({"path": name, "inline": text}),
                 Err(error) => {
@@ -293,6 +288,17 @@ impl Arguments {
         };
         self.env.iter().map(one).collect()
     }
+}
+
+/// Whether an intent may have so many bytes.
+fn fits(bytes: usize) -> Result<(), CliError> {
+    if bytes <= MOST_INTENT_BYTES {
+        return Ok(());
+    }
+    Err(usage(format!(
+        "the intent with its files has more than {MOST_INTENT_BYTES} bytes as JSON, where bytes that are no text count four thirds; let a run write \
+         larger files, and hand them in as --input 'files=[{{\"path\":…,\"uri\":\"artifact://…\"}}]'"
+    )))
 }
 
 fn usage(message: String) -> CliError {
