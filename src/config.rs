@@ -22,6 +22,8 @@ pub const DEFAULT_DATABASE_URL: &str = "sqlite://.stepwell/stepwell.db";
 
 const A_DATABASE_URL: &str = "a URL that starts with sqlite: or postgres://";
 const A_POSTGRES_URL: &str = "a URL that starts with postgres://";
+/// The longest time that anything may be set to, a year, as the API has it: what is computed with it stays far from the ends of a number.
+const LONGEST_SECONDS: i64 = 31_536_000;
 
 /// A variable that does not say what it may.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -150,8 +152,8 @@ impl Config {
             executor_expiry_ms: env.number(
                 "EXECUTOR_EXPIRY_MS",
                 15_000,
-                "milliseconds, at least 1000",
-                |n| *n >= 1_000,
+                "milliseconds from 1000 to 31536000000",
+                |n| (1_000..=LONGEST_SECONDS * 1_000).contains(n),
             )?,
             max_recovery_attempts: env.number("MAX_RECOVERY_ATTEMPTS", 20, positive, |n| *n > 0)?,
             planner_mode: env.parsed("OC_MODE", PlannerMode::default(), |text| text.parse())?,
@@ -186,8 +188,8 @@ impl Config {
                     env.number(
                         "SBX_QUEUE_RATE_LIMIT_PERIOD_SEC",
                         60_i64,
-                        "seconds from 1",
-                        |n| *n > 0,
+                        "seconds from 1 to 31536000",
+                        |n| (1..=LONGEST_SECONDS).contains(n),
                     )? * 1_000,
                 ),
                 max_backlog: None,
@@ -451,6 +453,32 @@ mod tests {
             ),
             (3001, "v1", Some(60_000))
         );
+    }
+
+    #[test]
+    fn a_time_is_a_year_at_most_and_no_number_wraps() {
+        let period = |seconds: &str| read(&[("SBX_QUEUE_RATE_LIMIT_PERIOD_SEC", seconds)]);
+        let config = period("31536000").unwrap();
+        assert_eq!(
+            config.sandbox_queue.rate_limit_period_ms,
+            Some(31_536_000_000)
+        );
+        for seconds in ["31536001", "9223372036854775807", "0", "-1"] {
+            let error = period(seconds).unwrap_err();
+            assert_eq!(error.accepts, "seconds from 1 to 31536000", "{seconds}");
+        }
+        let expiry = |ms: &str| read(&[("EXECUTOR_EXPIRY_MS", ms)]);
+        assert_eq!(
+            expiry("31536000000").unwrap().executor_expiry_ms,
+            31_536_000_000
+        );
+        for ms in ["31536000001", "9223372036854775807", "999"] {
+            let error = expiry(ms).unwrap_err();
+            assert_eq!(
+                error.accepts, "milliseconds from 1000 to 31536000000",
+                "{ms}"
+            );
+        }
     }
 
     #[test]

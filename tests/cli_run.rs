@@ -11,7 +11,10 @@ use std::{
 
 use harness::*;
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader, Lines},
+    process::ChildStderr,
+};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -81,6 +84,20 @@ async fn started_with(
     child
 }
 
+/// The next line with these words that a command says about what is going on.
+async fn until_said(said: &mut Lines<BufReader<ChildStderr>>, words: &str) -> String {
+    let found = async {
+        while let Some(line) = said.next_line().await.unwrap() {
+            if line.contains(words) {
+                return line;
+            }
+        }
+        panic!("it ended and never said: {words}");
+    };
+    let found = tokio::time::timeout(DEADLINE, found).await;
+    found.unwrap_or_else(|_| panic!("it does not say: {words}"))
+}
+
 /// Ctrl-C, as a terminal sends it.
 fn interrupt(child: &tokio::process::Child) {
     send_signal(child.id().expect("it runs"), "INT");
@@ -135,6 +152,65 @@ on_both_databases! {
         assert_eq!(fs::read_to_string(back.join("out/sorted.txt")).unwrap(), "a\nb\n");
         assert_eq!(fs::read(back.join("out/raw")).unwrap(), [0, 255, 7]);
         assert!(!back.join("other").exists(), "nobody asked for it");
+    }
+
+    async fn files_that_no_run_could_be_given_are_refused_before_anything_is_stored(stage: Stage) {
+        stage.migrate().await;
+        let before = stage.row_counts().await;
+        // Fewer bytes than an intent may have, and more once they are written as JSON.
+        fs::write(stage.dir().join("quotes"), "\"".repeat(600_000)).unwrap();
+        fs::write(stage.dir().join("bytes"), vec![255_u8; 800_000]).unwrap();
+        fs::write(stage.dir().join("text"), "x".repeat(1_040_000)).unwrap();
+        for file in ["quotes", "bytes", "text"] {
+            let typed = type_in(&stage, &["run", "--file", file, "--", "true"]).await;
+            assert_eq!(typed.code, Some(2), "{file}: {}", typed.stderr);
+            assert!(typed.stderr.contains("artifact://"), "it says what to do: {}", typed.stderr);
+        }
+        assert_eq!(stage.row_counts().await, before);
+        fs::write(stage.dir().join("bytes"), vec![255_u8; 760_000]).unwrap();
+        let typed = type_in(&stage, &["run", "--file", "bytes", "--", "wc -c < bytes"]).await;
+        assert_eq!((typed.code, typed.stdout.trim()), (Some(0), "760000"), "{}", typed.stderr);
+    }
+
+    async fn the_files_of_several_tasks_stay_apart(stage: Stage) {
+        let words = ["run", "--id", "three", "--out", "r.txt", "--out-dir", "back", "--input", r#"tests=["a","b","c"]"#];
+        let command = r#"command=sh -c 'echo "$0" > r.txt'"#;
+        let typed = type_in(&stage, &[&words[..], &["--input", command]].concat()).await;
+        assert_eq!(typed.code, Some(0), "{}", typed.stderr);
+        let back = stage.dir().join("back");
+        for (ordinal, written) in ["a\n", "b\n", "c\n"].iter().enumerate() {
+            assert_eq!(fs::read_to_string(back.join(ordinal.to_string()).join("r.txt")).unwrap(), *written);
+        }
+        assert!(!back.join("r.txt").exists(), "whose would it be?");
+    }
+
+    async fn what_tasks_have_left_is_listed_before_the_run_has_ended_and_after_its_cancel(stage: Stage) {
+        let server = stage.serve().await;
+        let command = r#"sh -c 'echo "$0" > r.txt; [ "$0" = quick ] || sleep 600'"#;
+        let run = server.start_job(json!({"command": command, "tests": ["quick", "slow"], "out": ["r.txt"]})).await;
+        let files = async || {
+            let listed = documents(&type_in(&stage, &["artifacts", "ls", &run, "--json"]).await);
+            let files = listed.iter().filter(|artifact| artifact["kind"] == "file");
+            let ids: Vec<_> = files.map(|artifact| artifact["id"].as_str().unwrap().to_owned()).collect();
+            ids
+        };
+        let file = eventually(DEADLINE, "the first task's file is listed", || async {
+            match files().await.as_slice() {
+                [id] => Ok(id.clone()),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await;
+        assert_eq!(type_in(&stage, &["artifacts", "get", &file]).await.stdout, "quick\n");
+
+        server.send("POST", &format!("/api/ops/wf/{run}/cancel"), None).await.expect(202);
+        server.wait_status(&run, "CANCELLED").await;
+        assert_eq!(files().await, [file]);
+
+        let ended = server.start_job(json!({"command": "echo x > r.txt", "out": ["r.txt"]})).await;
+        server.wait_status(&ended, "SUCCESS").await;
+        let listed = type_in(&stage, &["artifacts", "ls", &ended]).await.stdout;
+        assert_eq!(listed.matches("/files/r.txt").count(), 1, "{listed}");
     }
 
     async fn killed_and_typed_again_it_goes_on(stage: Stage) {
@@ -228,6 +304,35 @@ on_both_databases! {
         server.wait_status("later", "SUCCESS").await;
         let logs = type_in(&stage, &["logs", "later"]).await;
         assert_eq!((logs.code, logs.stdout.as_str()), (Some(0), "now\n"), "{}", logs.stderr);
+    }
+
+    async fn who_follows_a_run_is_told_that_its_process_is_gone(stage: Stage) {
+        // Time for several looks between the missed heartbeats and the take-over.
+        let expiry = [("EXECUTOR_EXPIRY_MS", "20000")];
+        let api = stage.start("api", &expiry).await;
+        let worker = stage.start("worker", &expiry).await;
+        let go = stage.dir().join("go");
+        let run = api.start_job(json!({"command": format!("until [ -e {} ]; do sleep 0.05; done; echo done", go.display())})).await;
+        let begun = format!("SELECT count(*) FROM app.run_stream_chunks WHERE run_id = '{run}' AND kind = 'task'");
+        stage.until_count("its command runs", &begun, 1).await;
+        let mut logs = stage
+            .command(&["logs", "--follow", "--server", api.base(), &run])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut said = BufReader::new(logs.stderr.take().unwrap()).lines();
+
+        worker.kill_9().await;
+
+        let line = until_said(&mut said, "").await;
+        assert!(line.contains("has not been heard of") && line.contains("another one takes it over"), "{line}");
+        fs::write(&go, "").unwrap();
+        worker.start_again().await;
+        until_said(&mut said, "it runs again").await;
+        let output = tokio::time::timeout(DEADLINE, logs.wait_with_output()).await.expect("it ends").unwrap();
+        assert_eq!((output.status.code(), String::from_utf8(output.stdout).unwrap().as_str()), (Some(0), "done\n"));
     }
 
     async fn the_place_in_the_queue_is_what_was_typed(stage: Stage) {

@@ -128,6 +128,30 @@ on_both_databases! {
         assert!(data["takenOverAt"].is_i64(), "{data}");
     }
 
+    async fn a_process_that_has_fallen_silent_is_told_long_before_its_expiry(stage: Stage) {
+        const EXPIRY_MS: i64 = 3_600_000;
+        let (server, run) = a_run_in_a_paused_queue(&stage, &[("EXECUTOR_EXPIRY_MS", &EXPIRY_MS.to_string())]).await;
+        until_explained(&server, &run, "queue_paused").await;
+
+        let last_beat = now() - EXPIRY_MS / 2 - 60_000;
+        stage
+            .sql_execute(&format!(
+                "INSERT INTO app.executors (id, app_version, hostname, pid, started_at, heartbeat_at) VALUES ('silent', 'v1', 'h', 1, {last_beat}, {last_beat})"
+            ))
+            .await;
+        stage.sql_execute(&format!("INSERT INTO app.claims VALUES ('{run}', 'token', 'silent', 'intentQ', 't', 0, {last_beat})")).await;
+        stage.sql_execute(&format!("UPDATE dbos.workflow_status SET status = 'PENDING', owner_xid = 'token' WHERE workflow_uuid = '{run}'")).await;
+
+        let data = until_explained(&server, &run, "owner_dead").await;
+        assert_eq!((&data["executor"], &data["takenOverAt"]), (&json!("silent"), &json!(last_beat + EXPIRY_MS)));
+        let sentence = server.view(&run).await["explain"]["sentence"].as_str().unwrap().to_owned();
+        assert!(sentence.contains("has not been heard of for"), "{sentence}");
+
+        // It beats again: nothing has changed hands.
+        stage.sql_execute(&format!("UPDATE app.executors SET heartbeat_at = {} WHERE id = 'silent'", now())).await;
+        assert_eq!(until_explained(&server, &run, "executing").await["executor"], "silent");
+    }
+
     async fn a_version_that_nobody_runs(stage: Stage) {
         let quick = [("EXECUTOR_EXPIRY_MS", "1000")];
         let (server, run) = a_run_in_a_paused_queue(&stage, &quick).await;

@@ -262,6 +262,22 @@ on_both_databases! {
         }
     }
 
+    async fn the_largest_intent_that_is_stored_can_run(stage: Stage) {
+        const MOST: usize = 1024 * 1024 - 16 * 1024;
+        let server = stage.serve().await;
+        let of_size = |bytes: usize| {
+            let intent = |pad: usize| json!({"goal": "g", "inputs": {"command": "true", "pad": "x".repeat(pad)}, "constraints": {}});
+            // The goal in its quotes, the inputs, and the constraints.
+            let fixed = 3 + intent(0)["inputs"].to_string().len() + 2;
+            intent(bytes - fixed)
+        };
+        server.post("/api/intents", &of_size(MOST + 1)).await.expect_refusal(400);
+        let created = server.post("/api/intents", &of_size(MOST)).await.expect(201);
+        let intent = created["intentId"].as_str().unwrap();
+        let run = server.start_run(intent, "shell-default").await;
+        server.wait_status(&run, "SUCCESS").await;
+    }
+
     async fn a_full_backlog_refuses_new_runs_and_answers_old_ones(stage: Stage) {
         stage.migrate().await;
         stage.sql_execute("INSERT INTO app.queue_limits (name, paused, updated_at) VALUES ('intentQ', true, 0)").await;

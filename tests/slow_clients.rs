@@ -142,14 +142,14 @@ on_both_databases! {
         }
         let server = stage.serve().await;
         let host = server.base().trim_start_matches("http://").to_owned();
-        let large = server.create_intent(&"x".repeat(20_000), json!({"a": "y".repeat(1_900_000)})).await;
+        let large = server.create_intent(&"x".repeat(20_000), json!({"a": "y".repeat(1_000_000)})).await;
 
         let mut resting = server.wire().await;
         resting.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
         assert_eq!(resting.answer("GET").await.status, 200);
         let begun = Instant::now();
         let mut unread = server.wire().await;
-        unread.send(format!("GET /api/intents/{large} HTTP/1.1\r\nHost: {host}\r\n\r\n").repeat(100).as_bytes()).await;
+        unread.send(format!("GET /api/intents/{large} HTTP/1.1\r\nHost: {host}\r\n\r\n").repeat(190).as_bytes()).await;
 
         let pid = server.pid().await;
         let open = descriptors(pid);

@@ -112,10 +112,16 @@ on_both_databases! {
         let rows = stage.row_counts().await;
         let versions = "SELECT workflow_uuid, application_version, updated_at FROM dbos.workflow_status WHERE workflow_uuid NOT LIKE 'sched-%' ORDER BY workflow_uuid";
         let before = stage.sql(versions).await;
+        let (long, longer) = ("x".repeat(201), "x".repeat(2_001));
         for (arguments, code, text) in [
             (vec![ended.as_str(), "--app-version", "v2"], 1, "is SUCCESS"),
             (vec!["nobody", "--app-version", "v2"], 1, "workflow not found: nobody"),
             (vec![&queued, "--app-version", ""], 2, "--app-version"),
+            (vec![&queued, "--app-version", " "], 1, "must not be blank"),
+            (vec![&queued, "--app-version", &long], 1, "the version has 201 characters"),
+            (vec![&queued, "--app-version", "v2", "--actor", &long], 1, "the actor has 201 characters"),
+            (vec![&queued, "--app-version", "v2", "--reason", &longer], 1, "the reason has 2001 characters"),
+            (vec![&queued, "--app-version", " ", "--dry-run"], 1, "must not be blank"),
             (vec![&queued], 2, "--app-version"),
             (vec![&queued, "--app-version", "v2", "--dry-run"], 0, ""),
             (vec![&queued, "--app-version", "v2", "--server", "http://127.0.0.1:9"], 2, "leave --server"),

@@ -1,6 +1,8 @@
 //! Owns the conversation with the API: that of a server, or that of this very process, which is called without a network in between. Either way it is
 //! the same API, so that a command does the same in both.
 
+use std::time::Duration;
+
 use futures_util::{
     StreamExt, TryStreamExt,
     stream::{BoxStream, Stream},
@@ -14,6 +16,12 @@ use serde_json::Value;
 
 use super::CliError;
 use crate::config::Token;
+
+/// How long a server may take to accept a connection.
+const CONNECT: Duration = Duration::from_secs(10);
+/// How long a server may say nothing, before an answer and within one: a stream shows a sign of life each 15 seconds, and a request that waits for the
+/// database is answered within 20.
+const SILENCE: Duration = Duration::from_secs(45);
 
 /// Where the API is.
 enum Transport {
@@ -37,7 +45,18 @@ pub(super) struct Api(Transport);
 impl Api {
     /// The API of the server at `base`.
     pub(super) fn of_server(base: &str, token: Option<Token>) -> Result<Self, CliError> {
+        Self::of_silent_server(base, token, SILENCE)
+    }
+
+    /// The same for a server that may be silent for so long.
+    fn of_silent_server(
+        base: &str,
+        token: Option<Token>,
+        silence: Duration,
+    ) -> Result<Self, CliError> {
         let http = reqwest::Client::builder()
+            .connect_timeout(CONNECT)
+            .read_timeout(silence)
             .build()
             .map_err(|e| CliError::Failed(e.to_string()))?;
         let base = base.trim_end_matches('/').to_owned();
@@ -110,10 +129,11 @@ impl Api {
                 }
                 let response = request.send().await.map_err(|e| unreachable(base, &e))?;
                 let (status, headers) = (response.status(), response.headers().clone());
+                let base = base.clone();
                 let pieces = response
                     .bytes_stream()
                     .map_ok(|bytes| bytes.to_vec())
-                    .map_err(|e| e.to_string());
+                    .map_err(move |e| unreachable(&base, &e).to_string());
                 let body = pieces.boxed();
                 (status, Answer { headers, body })
             }
@@ -187,13 +207,17 @@ async fn refused(status: StatusCode, answer: Answer) -> CliError {
 }
 
 fn unreachable(base: &str, error: &reqwest::Error) -> CliError {
-    if error.is_connect() {
-        CliError::Unavailable(format!(
+    CliError::Unavailable(if error.is_connect() {
+        format!(
             "nothing answers at {base}; start a server with `stepwell serve`, or leave --server out to work on the database itself"
-        ))
+        )
+    } else if error.is_timeout() {
+        format!(
+            "{base} has taken the request, and says nothing; whether it has done what was asked for is not known"
+        )
     } else {
-        CliError::Unavailable(format!("{base} did not answer: {error}"))
-    }
+        format!("{base} did not answer: {error}")
+    })
 }
 
 /// Text as a segment of a path or a value of a query.
@@ -206,4 +230,51 @@ pub(super) fn encoded(text: &str) -> String {
         }
         path
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+
+    /// Where somebody takes requests, sends `answer` to each, and keeps the connection.
+    async fn answering(answer: &'static str) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            let mut kept = Vec::new();
+            while let Ok((mut connection, _)) = listener.accept().await {
+                let mut request = [0; 1_024];
+                let _ = connection.read(&mut request).await;
+                connection.write_all(answer.as_bytes()).await.unwrap();
+                kept.push(connection);
+            }
+        });
+        base
+    }
+
+    #[tokio::test]
+    async fn a_server_that_falls_silent_is_given_up_and_named() {
+        let begun =
+            "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n{\"a\":";
+        for answer in ["", begun] {
+            let base = answering(answer).await;
+            let api = Api::of_silent_server(&base, None, Duration::from_millis(100)).unwrap();
+            for asked in [
+                api.get("/api/runs").await,
+                api.post("/api/intents", &json!({})).await,
+            ] {
+                let error = asked.unwrap_err();
+                assert!(matches!(error, CliError::Unavailable(_)), "{error:?}");
+                assert!(
+                    error.to_string().contains(&base) && error.to_string().contains("says nothing"),
+                    "{answer:?}: {error}"
+                );
+            }
+        }
+    }
 }

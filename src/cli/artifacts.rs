@@ -1,6 +1,9 @@
 //! `stepwell artifacts`: what runs have left, listed and fetched.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+};
 
 use clap::Subcommand;
 use futures_util::StreamExt;
@@ -45,12 +48,10 @@ pub(super) async fn run(config: &Config, arguments: &Arguments) -> Result<(), Cl
     let session = Session::open(config, &arguments.target, Execute::Elsewhere).await?;
     match &arguments.action {
         Action::Ls { run } => {
-            let path = format!("/api/runs/{}/steps", encoded(run));
-            let steps = session.api.get(&path).await?;
-            for step in steps.as_array().into_iter().flatten() {
-                for artifact in step["artifactRefs"].as_array().into_iter().flatten() {
-                    list(artifact, arguments.target.json);
-                }
+            let path = format!("/api/runs/{}/view", encoded(run));
+            let view = session.api.get(&path).await?;
+            for artifact in of_run(&view) {
+                list(artifact, arguments.target.json);
             }
             Ok(())
         }
@@ -60,6 +61,17 @@ pub(super) async fn run(config: &Config, arguments: &Arguments) -> Result<(), Cl
         } => fetch(&session.api, id, file).await,
         Action::Get { id, output: None } => copy(&session.api, id, tokio::io::stdout()).await,
     }
+}
+
+/// What a run has left, each thing once. Those of its tasks belong to a step as well, from the moment that the step has ended.
+fn of_run(view: &Value) -> Vec<&Value> {
+    let mut seen = HashSet::new();
+    ["steps", "tasks"]
+        .into_iter()
+        .flat_map(|owners| view[owners].as_array().into_iter().flatten())
+        .flat_map(|owner| owner["artifactRefs"].as_array().into_iter().flatten())
+        .filter(|artifact| seen.insert(artifact["id"].as_str()))
+        .collect()
 }
 
 fn list(artifact: &Value, json: bool) {
@@ -127,4 +139,21 @@ async fn copy(
     Err(CliError::Failed(format!(
         "{id} arrived broken: its hash is {found} and should be {expected}; fetch it again"
     )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_a_step_and_its_task_have_in_common_is_listed_once() {
+        let refs = |ids: &[&str]| json!({"artifactRefs": ids.iter().map(|id| json!({"id": id})).collect::<Vec<_>>()});
+        let view = json!({"steps": [refs(&["plan"]), refs(&["merge", "out"])], "tasks": [refs(&["out"]), refs(&["unmerged"])]});
+        let ids: Vec<_> = of_run(&view)
+            .iter()
+            .filter_map(|artifact| artifact["id"].as_str())
+            .collect();
+        assert_eq!(ids, ["plan", "merge", "out", "unmerged"]);
+    }
 }

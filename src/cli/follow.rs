@@ -1,6 +1,9 @@
 //! Owns the reading of a run's stream: each event once and in order, however often the connection breaks.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{
+    collections::{HashSet, VecDeque},
+    time::Duration,
+};
 
 use futures_util::StreamExt;
 use serde_json::Value;
@@ -35,6 +38,27 @@ impl Event {
                 .unwrap_or_default(),
             (None, None) => Vec::new(),
         }
+    }
+}
+
+/// What is said of a task whose execution begins once more.
+pub(super) const RUNS_AGAIN: &str = "the process that executed the command is gone; it runs again";
+
+/// The executions of a run's tasks that have begun, by task and attempt.
+#[derive(Debug, Default)]
+pub(super) struct Begun(HashSet<(String, Option<i64>)>);
+
+impl Begun {
+    /// Whether `event` says that an execution begins that had begun before.
+    pub(super) fn is_again(&mut self, event: &Event) -> bool {
+        if event.name != "task" || event.data["state"] != "began" {
+            return false;
+        }
+        let execution = (
+            event.data["taskKey"].to_string(),
+            event.data["attempt"].as_i64(),
+        );
+        !self.0.insert(execution)
     }
 }
 
@@ -203,6 +227,27 @@ mod tests {
             );
             assert_eq!(parser.last_id.as_deref(), Some("2.0."));
         }
+    }
+
+    #[test]
+    fn an_attempt_that_begins_twice_runs_again() {
+        let mut begun = Begun::default();
+        let again: Vec<bool> = [
+            ("a", 1, "began"),
+            ("b", 1, "began"),
+            ("a", 1, "ended"),
+            ("a", 2, "began"),
+            ("a", 1, "began"),
+        ]
+        .into_iter()
+        .map(|(task, attempt, state)| {
+            begun.is_again(&Event {
+                name: "task".into(),
+                data: json!({"taskKey": task, "attempt": attempt, "state": state}),
+            })
+        })
+        .collect();
+        assert_eq!(again, [false, false, false, false, true]);
     }
 
     #[test]

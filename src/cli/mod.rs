@@ -16,6 +16,7 @@ mod schedule;
 mod serve;
 mod service;
 mod session;
+mod standing;
 mod status_line;
 mod text;
 mod version;

@@ -1,7 +1,6 @@
 //! `stepwell run`: a command as a durable run, with its output as it comes. Killed and typed again with the same `--id`, it goes on.
 
 use std::{
-    collections::HashSet,
     io::IsTerminal,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -15,20 +14,18 @@ use super::{
     CliError,
     api::{Api, encoded},
     artifacts::fetch,
-    follow::{Event, Follower},
+    follow::{Begun, Event, Follower, RUNS_AGAIN},
     note,
     session::{Execute, Session, Target},
     status_line::StatusLine,
 };
-use crate::config::Config;
+use crate::{config::Config, intent::MOST_INTENT_BYTES};
 
 /// Exit codes for what is no exit of the command: those of `timeout(1)`, of a shell for SIGKILL and SIGINT, and of `sysexits.h`.
 const TIMED_OUT: u8 = 124;
 const KILLED: u8 = 137;
 const INTERRUPTED: u8 = 130;
 const INFRASTRUCTURE: u8 = 70;
-/// Bytes of files that travel inside an intent.
-const MOST_FILE_BYTES: usize = 1_300_000;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -41,7 +38,7 @@ pub(super) struct Arguments {
     /// Take out the files that match, relative to the command's directory: `report.csv`, `out/**`. Default: none.
     #[arg(long = "out", value_name = "GLOB")]
     outs: Vec<String>,
-    /// The directory into which files are taken out.
+    /// The directory into which files are taken out. Where a run has several tasks, each has a directory in it: `0`, `1`, and so on.
     #[arg(long, value_name = "DIR", default_value = ".")]
     out_dir: PathBuf,
     /// Set a variable of the command; without a value the one of this process is taken. Default: none of this process's variables.
@@ -247,6 +244,7 @@ impl Arguments {
         if let Some(id) = &self.id {
             intent["intentId"] = id.as_str().into();
         }
+        fits(intent.to_string().len())?;
         Ok(intent)
     }
 
@@ -262,12 +260,8 @@ impl Arguments {
             let bytes = std::fs::read(path)
                 .map_err(|e| CliError::Failed(format!("cannot read {}: {e}", path.display())))?;
             total += bytes.len();
-            if total > MOST_FILE_BYTES {
-                return Err(usage(format!(
-                    "the files have more than {MOST_FILE_BYTES} bytes together; let a run write larger ones, and hand them in as --input \
-                     'files=[{{\"path\":…,\"uri\":\"artifact://…\"}}]'"
-                )));
-            }
+            // Encoded they become more.
+            fits(total)?;
             files.push(match String::from_utf8(bytes) {
                 Ok(text) => json!({"path": name, "inline": text}),
                 Err(error) => {
@@ -294,6 +288,17 @@ impl Arguments {
         };
         self.env.iter().map(one).collect()
     }
+}
+
+/// Whether an intent may have so many bytes.
+fn fits(bytes: usize) -> Result<(), CliError> {
+    if bytes <= MOST_INTENT_BYTES {
+        return Ok(());
+    }
+    Err(usage(format!(
+        "the intent with its files has more than {MOST_INTENT_BYTES} bytes as JSON, where bytes that are no text count four thirds; let a run write \
+         larger files, and hand them in as --input 'files=[{{\"path\":…,\"uri\":\"artifact://…\"}}]'"
+    )))
 }
 
 fn usage(message: String) -> CliError {
@@ -335,8 +340,7 @@ struct Watch<'a> {
     json: bool,
     line: StatusLine,
     cancelling: bool,
-    /// The tasks whose execution has begun, with their attempts.
-    begun: HashSet<(String, Option<i64>)>,
+    begun: Begun,
 }
 
 impl<'a> Watch<'a> {
@@ -348,7 +352,7 @@ impl<'a> Watch<'a> {
             json,
             line,
             cancelling: false,
-            begun: HashSet::new(),
+            begun: Begun::default(),
         }
     }
 
@@ -405,16 +409,7 @@ impl<'a> Watch<'a> {
                     ));
                 }
             }
-            "task" if event.data["state"] == "began" => {
-                let execution = (
-                    event.data["taskKey"].to_string(),
-                    event.data["attempt"].as_i64(),
-                );
-                if !self.begun.insert(execution) {
-                    self.line
-                        .print("the process that executed the command is gone; it runs again");
-                }
-            }
+            "task" if self.begun.is_again(event) => self.line.print(RUNS_AGAIN),
             _ => {}
         }
     }
@@ -422,25 +417,38 @@ impl<'a> Watch<'a> {
 
 /// Writes the files of a run's tasks below `directory`.
 async fn take_out(api: &Api, view: &Value, directory: &Path) -> Result<(), CliError> {
-    let refs = view["tasks"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .flat_map(|task| task["artifactRefs"].as_array().into_iter().flatten());
-    for artifact in refs.filter(|artifact| artifact["kind"] == "file") {
-        let id = artifact["id"].as_str().unwrap_or_default();
-        let name = id.split_once("/files/").map_or(id, |(_, name)| name);
-        let inside = Path::new(name)
-            .components()
-            .all(|part| matches!(part, std::path::Component::Normal(_)));
-        if !inside {
-            return Err(CliError::Failed(format!(
-                "{name:?} is no path below a directory; it is not taken out"
-            )));
-        }
-        fetch(api, id, &directory.join(name)).await?;
+    for (id, path) in taken_out(view)? {
+        fetch(api, id, &directory.join(path)).await?;
     }
     Ok(())
+}
+
+/// The files of a run's tasks, and where they go: those of several tasks have the same names, so each task has a directory of its own.
+fn taken_out(view: &Value) -> Result<Vec<(&str, PathBuf)>, CliError> {
+    let tasks = view["tasks"].as_array().map_or(&[][..], Vec::as_slice);
+    let mut files = Vec::new();
+    for task in tasks {
+        let below = if tasks.len() > 1 {
+            PathBuf::from(task["ordinal"].to_string())
+        } else {
+            PathBuf::new()
+        };
+        let refs = task["artifactRefs"].as_array().into_iter().flatten();
+        for artifact in refs.filter(|artifact| artifact["kind"] == "file") {
+            let id = artifact["id"].as_str().unwrap_or_default();
+            let name = id.split_once("/files/").map_or(id, |(_, name)| name);
+            let inside = Path::new(name)
+                .components()
+                .all(|part| matches!(part, std::path::Component::Normal(_)));
+            if !inside {
+                return Err(CliError::Failed(format!(
+                    "{name:?} is no path below a directory; it is not taken out"
+                )));
+            }
+            files.push((id, below.join(name)));
+        }
+    }
+    Ok(files)
 }
 
 /// The exit code that stands for the end of a run, and a line that says what is no exit of the command.
@@ -503,6 +511,28 @@ mod tests {
         assert_eq!(name_inside("data/words.txt"), "data/words.txt");
         assert_eq!(name_inside("/etc/hosts"), "hosts");
         assert_eq!(name_inside("../up.txt"), "up.txt");
+    }
+
+    #[test]
+    fn the_files_of_several_tasks_do_not_meet() {
+        let task = |ordinal: usize, name: &str| {
+            let id = format!("artifact://run/r/step/ExecuteST/task/k{ordinal}/files/{name}");
+            json!({"ordinal": ordinal, "artifactRefs": [{"id": "artifact://x", "kind": "stdout"}, {"id": id, "kind": "file"}]})
+        };
+        let paths = |tasks: Value| {
+            let view = json!({"tasks": tasks});
+            let files = taken_out(&view);
+            files.map(|files| files.into_iter().map(|(_, path)| path).collect::<Vec<_>>())
+        };
+        assert_eq!(
+            paths(json!([task(0, "r.txt")])).unwrap(),
+            [Path::new("r.txt")]
+        );
+        assert_eq!(
+            paths(json!([task(0, "r.txt"), task(1, "r.txt")])).unwrap(),
+            [Path::new("0/r.txt"), Path::new("1/r.txt")]
+        );
+        paths(json!([task(0, "../r.txt")])).unwrap_err();
     }
 
     #[test]

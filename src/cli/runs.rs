@@ -1,15 +1,16 @@
 //! `stepwell runs`, `show`, `explain`, `logs` and `approve`: what people ask about runs, and the one thing they are asked.
 
-use std::io::Write;
+use std::{io::Write, pin::pin};
 
 use serde_json::{Value, json};
 
 use super::{
     CliError,
     api::encoded,
-    follow::Follower,
-    say,
+    follow::{Begun, Event, Follower, RUNS_AGAIN},
+    note, say,
     session::{Execute, Session, Target},
+    standing::Standing,
     text::{Paint, age, milliseconds, paint},
 };
 use crate::config::Config;
@@ -58,7 +59,7 @@ pub(super) async fn list(config: &Config, arguments: &ListArguments) -> Result<(
         ));
     }
     if items.is_empty() && !arguments.target.json {
-        super::note("no runs; start one with `stepwell run -- COMMAND`");
+        note("no runs; start one with `stepwell run -- COMMAND`");
     }
     Ok(())
 }
@@ -205,7 +206,7 @@ pub(super) struct LogArguments {
     target: Target,
     /// The run.
     id: String,
-    /// Wait for what is printed from now on, until the run has ended.
+    /// Wait for what is printed from now on, until the run has ended. What holds the run up meanwhile is told on standard error.
     #[arg(long, short)]
     follow: bool,
     /// Only the output of this task. Default: all tasks'.
@@ -217,7 +218,10 @@ pub(super) struct LogArguments {
 pub(super) async fn logs(config: &Config, arguments: &LogArguments) -> Result<(), CliError> {
     let session = Session::open(config, &arguments.target, Execute::Elsewhere).await?;
     let mut follower = Follower::new(&session.api, &arguments.id, arguments.follow);
-    while let Some(event) = follower.next().await? {
+    let mut standing = (arguments.follow && !arguments.target.json)
+        .then(|| Standing::new(&session.api, &arguments.id));
+    let mut begun = Begun::default();
+    while let Some(event) = next(&mut follower, standing.as_mut()).await? {
         let other = |key: &String| event.data["taskKey"] != key.as_str();
         if !matches!(event.name.as_str(), "stdout" | "stderr" | "task")
             || arguments.task.as_ref().is_some_and(other)
@@ -232,6 +236,10 @@ pub(super) async fn logs(config: &Config, arguments: &LogArguments) -> Result<()
         let written = match event.name.as_str() {
             "stdout" => std::io::stdout().write_all(&bytes),
             "stderr" => std::io::stderr().write_all(&bytes),
+            _ if begun.is_again(&event) => {
+                note(RUNS_AGAIN);
+                Ok(())
+            }
             _ => Ok(()),
         };
         if written.is_err() {
@@ -241,6 +249,25 @@ pub(super) async fn logs(config: &Config, arguments: &LogArguments) -> Result<()
     }
     let _ = std::io::stdout().flush();
     Ok(())
+}
+
+/// The next event of a run. What holds the run up is told while it is awaited.
+async fn next(
+    follower: &mut Follower<'_>,
+    standing: Option<&mut Standing<'_>>,
+) -> Result<Option<Event>, CliError> {
+    let Some(standing) = standing else {
+        return follower.next().await;
+    };
+    // Kept over the looks: an attempt to open the stream that is given up half-way would be counted as one that failed.
+    let mut event = pin!(follower.next());
+    loop {
+        tokio::select! {
+            biased;
+            event = &mut event => return event,
+            sentence = standing.changed() => note(&sentence),
+        }
+    }
 }
 
 #[derive(Debug, clap::Args)]

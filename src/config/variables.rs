@@ -167,7 +167,7 @@ pub const GROUPS: &[Group] = &[
             variable(
                 "EXECUTOR_EXPIRY_MS",
                 Is("15000"),
-                "milliseconds, at least 1000",
+                "milliseconds from 1000 to 31536000000",
                 "milliseconds without a heartbeat after which a process is dead, and its work is taken over",
             ),
             variable(
@@ -264,7 +264,7 @@ pub const GROUPS: &[Group] = &[
             variable(
                 "SBX_QUEUE_RATE_LIMIT_PERIOD_SEC",
                 Is("60"),
-                "seconds from 1",
+                "seconds from 1 to 31536000",
                 "that period, in seconds",
             ),
             variable(

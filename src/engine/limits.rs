@@ -6,7 +6,7 @@ use super::error::{EngineError, WorkflowError};
 
 /// Largest input, output, message or event in bytes; larger things are artifacts. It keeps a run recoverable: all outputs of a workflow are
 /// loaded when it is claimed.
-pub(super) const PAYLOAD_BYTES: usize = 1024 * 1024;
+pub const PAYLOAD_BYTES: usize = 1024 * 1024;
 /// Checkpoints that wait for a committer; whoever comes then waits too.
 pub(super) const COMMIT_QUEUE: usize = 4_096;
 /// Checkpoints in one transaction: enough to amortise a flush, few enough to answer soon.

@@ -36,6 +36,7 @@ pub use children::{Child, ChildOptions};
 pub use client::{Client, StartOptions};
 pub use context::{Context, StepFailure};
 pub use error::{EngineError, WorkflowError};
+pub use limits::PAYLOAD_BYTES;
 pub use once::{Budget, Summary};
 pub use retry::Retry;
 pub use vitals::Vitals;

@@ -16,6 +16,7 @@ mod rows;
 mod run_workflow;
 mod scheduled_run;
 mod schedules;
+mod size;
 mod start;
 mod stream;
 mod task_artifacts;
@@ -42,6 +43,7 @@ pub use scheduled_run::Template;
 pub use schedules::{
     NewSchedule, Outcome, PreviewedSlot, Schedule, SchedulePage, ScheduleSlot, built_in_schedules,
 };
+pub use size::MOST_INTENT_BYTES;
 pub use start::{AskedWorkload, Intent, NewIntent, StartRun, Workload};
 pub use stream::{Happening, Position, RunStream};
 pub use trace::Trace;

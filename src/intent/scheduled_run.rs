@@ -14,7 +14,7 @@ use super::{
 use crate::{
     canonical::canonical_json,
     config::Config,
-    engine::{ChildOptions, Context, Workflow, WorkflowError, schedule::SlotInput},
+    engine::{ChildOptions, Context, EngineError, Workflow, WorkflowError, schedule::SlotInput},
     store::{Database, StoreError, backend::jitter, entity::intents},
 };
 
@@ -43,11 +43,18 @@ pub struct Template {
 /// What is recorded before the run is started: its rows, and what its workflow is told.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Prepared {
+pub(super) struct Prepared {
     intent_id: String,
     intent: Value,
     run: Value,
     input: RunInput,
+}
+
+impl Prepared {
+    /// How many bytes are recorded.
+    pub(super) fn size(&self) -> Result<usize, EngineError> {
+        Ok(serde_json::to_string(self)?.len())
+    }
 }
 
 /// The workflow of a slot.
@@ -63,42 +70,46 @@ impl ScheduledRun {
             partition_required: config.partition_required,
         }
     }
+}
 
-    /// Makes the intent and the run of a template, under the recipe that holds now.
-    async fn prepare(&self, workflow: &str, template: &Template) -> Result<Prepared, IntentError> {
-        let intent = Intent {
-            id: ids::scheduled_intent(workflow),
-            goal: template.goal.clone(),
-            inputs: template.inputs.clone(),
-            constraints: template.constraints.clone(),
-            connectors: template.connectors.clone(),
-            created_at: now(),
-        };
-        let request = StartRun {
-            intent_id: intent.id.clone(),
-            ..template.run.clone()
-        };
-        let checked =
-            CheckedRun::new(&self.db, self.partition_required, &intent.inputs, &request).await?;
-        let trace = Trace::begin(&intent.id, None, None);
-        let input = checked.input(&intent, &trace);
-        let run = checked.model(&request, trace, intent.created_at);
-        let encode = |map: &Map<String, Value>| canonical_json(&Value::Object(map.clone()));
-        let row = intents::Model {
-            id: intent.id.clone(),
-            goal: intent.goal,
-            inputs: encode(&intent.inputs),
-            constraints: encode(&intent.constraints),
-            connectors: intent.connectors.map(|list| json!(list).to_string()),
-            created_at: intent.created_at,
-        };
-        Ok(Prepared {
-            intent_id: intent.id,
-            intent: json!(row),
-            run: json!(run),
-            input,
-        })
-    }
+/// Makes the intent and the run of a template for the slot that `workflow` executes, under the recipe that holds now.
+pub(super) async fn prepare(
+    db: &Database,
+    partition_required: bool,
+    workflow: &str,
+    template: &Template,
+) -> Result<Prepared, IntentError> {
+    let intent = Intent {
+        id: ids::scheduled_intent(workflow),
+        goal: template.goal.clone(),
+        inputs: template.inputs.clone(),
+        constraints: template.constraints.clone(),
+        connectors: template.connectors.clone(),
+        created_at: now(),
+    };
+    let request = StartRun {
+        intent_id: intent.id.clone(),
+        ..template.run.clone()
+    };
+    let checked = CheckedRun::new(db, partition_required, &intent.inputs, &request).await?;
+    let trace = Trace::begin(&intent.id, None, None);
+    let input = checked.input(&intent, &trace);
+    let run = checked.model(&request, trace, intent.created_at);
+    let encode = |map: &Map<String, Value>| canonical_json(&Value::Object(map.clone()));
+    let row = intents::Model {
+        id: intent.id.clone(),
+        goal: intent.goal,
+        inputs: encode(&intent.inputs),
+        constraints: encode(&intent.constraints),
+        connectors: intent.connectors.map(|list| json!(list).to_string()),
+        created_at: intent.created_at,
+    };
+    Ok(Prepared {
+        intent_id: intent.id,
+        intent: json!(row),
+        run: json!(run),
+        input,
+    })
 }
 
 impl Workflow for ScheduledRun {
@@ -112,7 +123,14 @@ impl Workflow for ScheduledRun {
         let prepared: Prepared = ctx
             .step("PrepareRun", || async {
                 loop {
-                    match self.prepare(ctx.workflow_id(), &template).await {
+                    match prepare(
+                        &self.db,
+                        self.partition_required,
+                        ctx.workflow_id(),
+                        &template,
+                    )
+                    .await
+                    {
                         // A slot is not lost because a server restarts.
                         Err(IntentError::Store(error)) if error.is_transient() => {
                             tokio::time::sleep(jitter(AGAIN)).await;

@@ -4,7 +4,9 @@ use chrono::{DateTime, SecondsFormat};
 use chrono_tz::Tz;
 
 use super::{
-    IntentError, Product, SCHEDULE_QUEUE, Template, scheduled_run::ScheduledRun, start::CheckedRun,
+    IntentError, Product, SCHEDULE_QUEUE, Template,
+    scheduled_run::{ScheduledRun, prepare},
+    size,
     tick::Tick,
 };
 use crate::{
@@ -182,13 +184,9 @@ impl Product {
                 "the name of a schedule must not end in {TRIGGER_SUFFIX}"
             )));
         }
-        CheckedRun::new(
-            self.db(),
-            self.partition_required,
-            &new.template.inputs,
-            &new.template.run,
-        )
-        .await?;
+        // As each slot does it: a template is refused here that no slot could start a run of.
+        let slot = prepare(self.db(), self.partition_required, &new.name, &new.template).await?;
+        size::check("what a slot of the schedule records", slot.size()?)?;
         let context = context_text(&new.template).map_err(crate::engine::EngineError::from)?;
         let stored = ScheduleRows {
             schedule: new

@@ -9,6 +9,7 @@ use super::{
     IntentError, Product, RUN_QUEUE, Trace, artifacts, ids,
     read::RunHeader,
     run_workflow::{RunInput, RunWorkflow},
+    size,
 };
 use crate::{
     canonical::canonical_json,
@@ -145,14 +146,17 @@ impl Product {
     /// Stores an intent and answers its id. The same intent under the same id again is stored already.
     ///
     /// # Errors
-    /// [`IntentError::Conflict`] when another intent has its id, [`IntentError::Store`].
+    /// [`IntentError::Invalid`] when no run could be told of it, [`IntentError::Conflict`] when another intent has its id, [`IntentError::Store`].
     pub async fn create_intent(&self, intent: NewIntent) -> Result<String, IntentError> {
         let encode = |map: Map<String, Value>| canonical_json(&Value::Object(map));
+        let (inputs, constraints) = (encode(intent.inputs), encode(intent.constraints));
+        let goal = json!(intent.goal).to_string();
+        size::check("an intent", goal.len() + inputs.len() + constraints.len())?;
         let model = intents::Model {
             id: intent.id.clone().unwrap_or_else(ids::intent),
             goal: intent.goal,
-            inputs: encode(intent.inputs),
-            constraints: encode(intent.constraints),
+            inputs,
+            constraints,
             connectors: intent.connectors.map(|list| json!(list).to_string()),
             created_at: self.now().await?,
         };

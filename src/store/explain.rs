@@ -101,17 +101,19 @@ pub struct Child {
     pub id: String,
     /// Where it stands.
     pub status: WorkflowStatus,
-    /// Whether a live process executes it.
+    /// Whether a process executes it that was heard of a moment ago.
     pub executing: bool,
     /// When it is due, epoch milliseconds.
     pub due_at: Option<i64>,
 }
 
-/// Collects the evidence for one workflow. A process without a heartbeat for `expiry_ms` does not live.
+/// Collects the evidence for one workflow. A process without a heartbeat for `expiry_ms` does not live, and one without any for `silence_ms` is
+/// not said to execute anything.
 pub async fn evidence(
     db: &impl ConnectionTrait,
     id: &str,
     expiry_ms: i64,
+    silence_ms: i64,
 ) -> Result<Option<Evidence>, StoreError> {
     let Some(workflow) = situation(db, id).await? else {
         return Ok(None);
@@ -136,7 +138,7 @@ pub async fn evidence(
          AND k.status IN {UNFINISHED} ORDER BY k.created_at, k.workflow_uuid LIMIT {NAMED}",
         dialect(db).now()
     );
-    let children = rows(db, text, [id.into(), expiry_ms.into()]).await?;
+    let children = rows(db, text, [id.into(), silence_ms.into()]).await?;
     Ok(Some(Evidence {
         workflow,
         queue,

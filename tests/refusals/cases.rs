@@ -1,7 +1,7 @@
 //! The table of refusals: what is sent, and what must be answered.
 
 use super::{
-    contents::{of_bodies, of_intents, of_json, of_runs, of_starts},
+    contents::{of_bodies, of_intents, of_json, of_runs, of_sizes, of_starts},
     doors::{of_heads, of_names, of_queries, of_routes},
     request::Sender,
 };
@@ -9,6 +9,7 @@ pub(crate) use super::{doors::of_tokens, request::Case};
 
 pub(super) const INTENTS: &str = "/api/intents";
 pub(super) const RUNS: &str = "/api/runs";
+pub(super) const SCHEDULES: &str = "/api/schedules";
 
 /// What the cases speak of.
 pub(crate) struct Given {
@@ -28,6 +29,7 @@ pub(crate) fn all(given: &Given) -> Vec<Case> {
     let sender = Sender { host: &given.host };
     let mut cases = of_json(&sender);
     cases.extend(of_intents(&sender));
+    cases.extend(of_sizes(&sender));
     cases.extend(of_starts(&sender, given));
     cases.extend(of_runs(&sender, given));
     cases.extend(of_queries(&sender));

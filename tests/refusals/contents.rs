@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{
-    cases::{Given, INTENTS, RUNS},
+    cases::{Given, INTENTS, RUNS, SCHEDULES},
     request::{Case, Sender, Sent},
 };
 
@@ -213,6 +213,50 @@ pub(super) fn of_intents(sender: &Sender) -> Vec<Case> {
     let case =
         |(name, text): (&str, String)| sender.post(INTENTS, text).is(name, 400, "schema_violation");
     texts.into_iter().map(case).collect()
+}
+
+/// What could be stored, and what no run could be told.
+pub(super) fn of_sizes(sender: &Sender) -> Vec<Case> {
+    let files = |bytes: usize| json!({"files": [{"path": "f", "inline": "x".repeat(bytes)}]});
+    let intent = |inputs: Value, constraints: Value| {
+        json!({"goal": "g", "inputs": inputs, "constraints": constraints}).to_string()
+    };
+    let schedule = |bytes: usize| {
+        json!({
+            "name": "large", "cron": "0 0 1 1 *", "intent": {"goal": "g", "inputs": files(bytes)},
+            "run": {"recipeName": "compile-default", "queuePartitionKey": "t"},
+        })
+        .to_string()
+    };
+    let quotes = json!({"text": "\"".repeat(600_000)});
+    [
+        (
+            "files beyond what a run is told",
+            INTENTS,
+            intent(files(1_100_000), json!({})),
+        ),
+        (
+            "inputs that leave no room for the rest",
+            INTENTS,
+            intent(files(1_040_000), json!({})),
+        ),
+        (
+            "text that is too large once it is escaped",
+            INTENTS,
+            intent(quotes, json!({})),
+        ),
+        (
+            "inputs and constraints together",
+            INTENTS,
+            intent(files(600_000), files(600_000)),
+        ),
+        ("a large schedule", SCHEDULES, schedule(1_100_000)),
+        // Its slots record the intent and what its run is told.
+        ("a schedule of half the size", SCHEDULES, schedule(600_000)),
+    ]
+    .into_iter()
+    .map(|(name, path, text)| sender.post(path, text).is(name, 400, "payload_too_large"))
+    .collect()
 }
 
 pub(super) fn of_starts(sender: &Sender, given: &Given) -> Vec<Case> {

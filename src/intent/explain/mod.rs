@@ -34,7 +34,7 @@ pub enum Reason {
     RetryBackoff,
     /// A process executes it.
     Executing,
-    /// Its process has stopped beating.
+    /// Its process has not been heard of for half of the expiry or longer.
     OwnerDead,
     /// It was cancelled and resumed, and its execution from before has not ended yet.
     PreviousExecution,
@@ -129,11 +129,11 @@ impl Facts {
         expiry_ms: i64,
     ) -> Result<Self, StoreError> {
         let read = db.read();
-        let own = rows::evidence(&read, &run.workflow_id, expiry_ms).await?;
+        let own = rows::evidence(&read, &run.workflow_id, expiry_ms, silence_ms(expiry_ms)).await?;
         let children = own.as_ref().map_or(&[][..], |own| &own.children);
         let task = match children.first() {
             Some(first) if children.iter().all(|child| !child.executing) => {
-                rows::evidence(&read, &first.id, expiry_ms).await?
+                rows::evidence(&read, &first.id, expiry_ms, silence_ms(expiry_ms)).await?
             }
             _ => None,
         };
@@ -233,6 +233,12 @@ fn ended(workflow: &Situation, run: Option<&runs::Model>) -> Explanation {
     }
 }
 
+/// Milliseconds without a heartbeat after which a process no longer counts as one that executes: it has missed a beat at least, and most likely
+/// several, because a heart beats four times in an expiry or more often.
+fn silence_ms(expiry_ms: i64) -> i64 {
+    expiry_ms / 2
+}
+
 /// Until when a process is given that stopped beating: then its work is taken over.
 fn taken_over_at(workflow: &Situation, expiry_ms: i64) -> i64 {
     workflow
@@ -245,16 +251,29 @@ fn owned(workflow: &Situation, expiry_ms: i64) -> Explanation {
     let data = json!({
         "executor": workflow.claimed_by, "lastHeartbeatAt": workflow.heartbeat_at, "attempts": workflow.recovery_attempts,
     });
-    if until > workflow.now {
-        return Explanation::new(Reason::Executing, "A live process executes it.", data);
-    }
-    let mut explained = Explanation::new(
-        Reason::OwnerDead,
-        "The process that owned it has stopped beating; another one takes it over.",
-        data,
+    let (silent, left) = (
+        workflow.heartbeat_at.map(|at| workflow.now - at),
+        until - workflow.now,
     );
+    let sentence = match silent {
+        Some(silent) if silent <= silence_ms(expiry_ms) => {
+            return Explanation::new(Reason::Executing, "A live process executes it.", data);
+        }
+        Some(silent) if left > 0 => format!(
+            "Its process has not been heard of for {} s; unless it is, another one takes it over in {} s.",
+            whole_seconds(silent),
+            whole_seconds(left)
+        ),
+        _ => "The process that owned it has stopped beating; another one takes it over.".to_owned(),
+    };
+    let mut explained = Explanation::new(Reason::OwnerDead, sentence, data);
     explained.data["takenOverAt"] = until.into();
     explained
+}
+
+/// A span of time as whole seconds, none of which is 0.
+fn whole_seconds(ms: i64) -> i64 {
+    (ms.max(1) - 1) / 1_000 + 1
 }
 
 fn queued(evidence: &Evidence, expiry_ms: i64) -> Explanation {

@@ -177,11 +177,23 @@ fn a_claimed_run_names_its_process_or_says_until_when_that_is_waited_for() {
         (alive.reason, &alive.data["executor"]),
         (Reason::Executing, &json!("e1"))
     );
+    let at_half = explained(RunStatus::Running, evidence(claimed(Some(NOW - 7_500))));
+    assert_eq!(at_half.reason, Reason::Executing);
+    let silent = explained(RunStatus::Running, evidence(claimed(Some(NOW - 7_501))));
+    assert_eq!(
+        (silent.reason, &silent.data["takenOverAt"]),
+        (Reason::OwnerDead, &json!(NOW + 7_499))
+    );
+    assert_eq!(
+        silent.sentence,
+        "Its process has not been heard of for 8 s; unless it is, another one takes it over in 8 s."
+    );
     let dead = explained(RunStatus::Running, evidence(claimed(Some(NOW - 20_000))));
     assert_eq!(
         (dead.reason, &dead.data["takenOverAt"]),
         (Reason::OwnerDead, &json!(NOW - 5_000))
     );
+    assert!(dead.sentence.contains("has stopped beating"), "{dead:?}");
     let gone = explained(RunStatus::Running, evidence(claimed(None)));
     assert_eq!(gone.reason, Reason::OwnerDead);
 }
@@ -243,6 +255,21 @@ fn what_holds_its_task_back_holds_the_run_back() {
         (&json!(NOW + 700), &json!("k"))
     );
     assert!(explained.sentence.contains("task k"), "{explained:?}");
+
+    let silent = task(Situation {
+        claimed_by: Some("e1".into()),
+        claim_is_live: true,
+        heartbeat_at: Some(NOW - 10_000),
+        ..situation(WorkflowStatus::Pending)
+    });
+    let explained = explain(&run(RunStatus::Running), &facts(silent));
+    assert_eq!(explained.reason, Reason::OwnerDead);
+    assert!(
+        explained
+            .sentence
+            .contains("task k. Its process has not been heard of for 10 s"),
+        "{explained:?}"
+    );
 
     let about_to_start = explain(&run(RunStatus::Running), &facts(task(queued())));
     assert_eq!(about_to_start.reason, Reason::WaitingForChildren);

@@ -13,12 +13,17 @@ use crate::{
 
 /// As the trail writes it.
 const MOVE: &str = "move";
+/// Most characters of a version, of who acts, and of why: those that the API accepts of a fork.
+const MOST_VERSION: usize = 200;
+const MOST_ACTOR: usize = 200;
+const MOST_REASON: usize = 2_000;
 
 impl Product {
     /// Gives a workflow that nobody executes, and what below it may still be executed, to the code of `version`. With `dry_run` nothing changes.
     ///
     /// # Errors
-    /// [`IntentError::NotFound`]; [`IntentError::Conflict`] while it is executed, and when it has ended for good.
+    /// [`IntentError::Invalid`] for a version that no process can have, and for words that are too long; [`IntentError::NotFound`];
+    /// [`IntentError::Conflict`] while it is executed, and when it has ended for good.
     pub async fn move_workflow(
         &self,
         id: &str,
@@ -26,6 +31,7 @@ impl Product {
         by: &By,
         dry_run: bool,
     ) -> Result<(), IntentError> {
+        check(version, by)?;
         let queues = retrying(|| async {
             let tx = self.db().begin().await?;
             // No child is started meanwhile.
@@ -50,6 +56,30 @@ impl Product {
     }
 }
 
+/// No route has looked at these words: the command works on the database itself.
+fn check(version: &str, by: &By) -> Result<(), IntentError> {
+    if version.trim().is_empty() {
+        return Err(IntentError::invalid(
+            "schema_violation",
+            format!("the version is {version:?}, and must not be blank"),
+        ));
+    }
+    for (what, text, most) in [
+        ("version", Some(version), MOST_VERSION),
+        ("actor", by.actor.as_deref(), MOST_ACTOR),
+        ("reason", by.reason.as_deref(), MOST_REASON),
+    ] {
+        let length = text.unwrap_or_default().chars().count();
+        if length > most {
+            return Err(IntentError::invalid(
+                "schema_violation",
+                format!("the {what} has {length} characters, at most {most} are accepted"),
+            ));
+        }
+    }
+    Ok(())
+}
+
 /// Whether a workflow may be moved. Of a foreign one that has begun nobody here knows whether it is executed.
 fn movable(target: &Target) -> Result<(), String> {
     let id = &target.workflow_uuid;
@@ -70,6 +100,32 @@ fn movable(target: &Target) -> Result<(), String> {
 mod tests {
     use super::*;
     use crate::store::workflows::APPLICATION_NAME;
+
+    #[test]
+    fn the_words_of_a_move_have_the_limits_of_the_api() {
+        let checked = |version: &str, actor: usize, reason: usize| {
+            let by = By {
+                actor: Some("é".repeat(actor)),
+                reason: Some("é".repeat(reason)),
+            };
+            check(version, &by)
+        };
+        checked(&"v".repeat(200), 200, 2_000).unwrap();
+        check("v2", &By::default()).unwrap();
+        for (version, actor, reason, named) in [
+            ("", 1, 1, "version"),
+            (" \t", 1, 1, "version"),
+            (&"v".repeat(201), 1, 1, "version"),
+            ("v2", 201, 1, "actor"),
+            ("v2", 1, 2_001, "reason"),
+        ] {
+            let refusal = checked(version, actor, reason).unwrap_err();
+            assert!(
+                matches!(&refusal, IntentError::Invalid { message, .. } if message.contains(named)),
+                "{refusal:?}"
+            );
+        }
+    }
 
     #[test]
     fn only_what_nobody_executes_and_somebody_may_is_moved() {
