@@ -4,11 +4,13 @@
 
 mod harness;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
 use harness::otlp::{Manners, Receiver};
 use harness::*;
+use opentelemetry_proto::tonic::metrics::v1::{metric::Data, number_data_point};
 use serde_json::{Value, json};
 
 const DEADLINE: Duration = Duration::from_secs(90);
@@ -32,6 +34,19 @@ fn value(text: &str, series: &str) -> f64 {
         .lines()
         .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
     line.map_or(0.0, |value| value.parse().unwrap())
+}
+
+/// What arrived last of this gauge, which has no labels.
+fn newest(receiver: &Receiver, name: &str) -> Option<f64> {
+    let received = receiver.received();
+    let metric = received.metrics.iter().rfind(|m| m.name == name)?;
+    let Some(Data::Gauge(gauge)) = &metric.data else {
+        panic!("{name} is no gauge: {metric:?}");
+    };
+    match gauge.data_points.first()?.value? {
+        number_data_point::Value::AsDouble(value) => Some(value),
+        other => panic!("{name}: {other:?}"),
+    }
 }
 
 /// The queries of the dashboard, with Grafana's own interval replaced.
@@ -211,6 +226,30 @@ on_both_databases! {
         scrape(&server).await;
     }
 
+    async fn a_process_that_was_killed_executes_no_more_whoever_is_left_to_say_so(stage: Stage) {
+        let receiver = Receiver::http(Manners::Takes).await;
+        let base = receiver.base();
+        let short = ("EXECUTOR_EXPIRY_MS", "1000");
+        // It executes nothing, and so it buries nobody.
+        let metrics = [short, ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", base.as_str()), ("OTEL_METRIC_EXPORT_INTERVAL", "200")];
+        stage.start("api", &metrics).await;
+        let until = async |executors: f64| {
+            eventually(DEADLINE, &format!("{executors} processes execute"), || async {
+                let told = newest(&receiver, "stepwell_executors");
+                if told == Some(executors) { Ok(()) } else { Err(told) }
+            })
+            .await;
+        };
+        until(0.0).await;
+        let worker = stage.start("worker", &[short]).await;
+        until(1.0).await;
+
+        worker.kill_9().await;
+
+        until(0.0).await;
+        assert_eq!(stage.sql_count("SELECT count(*) FROM app.executors").await, 1, "its row is still there");
+    }
+
     async fn every_query_of_the_dashboard_and_the_alerts_finds_data_in_prometheus(stage: Stage) {
         if missing_tools(&["prometheus", "promtool"]) {
             return;
@@ -287,4 +326,26 @@ fn alerts_fire_when_they_should_and_are_silent_when_they_should_be() {
         .output()
         .unwrap();
     assert!(output.status.success(), "{output:?}");
+}
+
+#[test]
+fn every_alert_is_seen_to_fire() {
+    let read = |name: &str| -> Value {
+        let text = std::fs::read_to_string(Path::new(ROOT).join("deploy/grafana").join(name));
+        serde_norway::from_str(&text.unwrap()).unwrap()
+    };
+    let list = |value: &Value| value.as_array().unwrap().clone();
+    let name = |value: &Value| value.as_str().unwrap().to_owned();
+    let rules: BTreeSet<String> = list(&read("alerts.yml")["groups"])
+        .iter()
+        .flat_map(|group| list(&group["rules"]))
+        .map(|rule| name(&rule["alert"]))
+        .collect();
+    let fire: BTreeSet<String> = list(&read("alerts-test.yml")["tests"])
+        .iter()
+        .flat_map(|test| list(&test["alert_rule_test"]))
+        .filter(|looked| !list(&looked["exp_alerts"]).is_empty())
+        .map(|looked| name(&looked["alertname"]))
+        .collect();
+    assert_eq!(fire, rules);
 }

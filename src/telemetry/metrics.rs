@@ -44,7 +44,7 @@ const GAUGES: [(Gauge, &str, &str, &str, &[&str]); 4] = [
     (
         Gauge::Executors,
         "stepwell_executors",
-        "Processes that have registered to execute and were not declared dead.",
+        "Processes that execute: registered, and with a heartbeat younger than EXECUTOR_EXPIRY_MS.",
         "{process}",
         &[],
     ),
@@ -56,15 +56,17 @@ static WATCHED: OnceLock<Watched> = OnceLock::new();
 struct Watched {
     db: Database,
     app_version: String,
+    executor_expiry_ms: i64,
     last: Mutex<Option<(Instant, Vec<Metric>)>>,
 }
 
 /// Shows the gauges of `db` from now on.
-pub(super) fn watch(db: &Database, app_version: &str) {
+pub(super) fn watch(db: &Database, app_version: &str, executor_expiry_ms: i64) {
     // A second call, by an embedding program, keeps the first one's.
     let _ = WATCHED.set(Watched {
         db: db.clone(),
         app_version: app_version.to_owned(),
+        executor_expiry_ms,
         last: Mutex::new(None),
     });
 }
@@ -89,7 +91,8 @@ impl Watched {
         {
             return metrics.clone();
         }
-        let answer = tokio::time::timeout(DEADLINE, gauges::read(&self.db)).await;
+        let asked = gauges::read(&self.db, self.executor_expiry_ms);
+        let answer = tokio::time::timeout(DEADLINE, asked).await;
         let up = matches!(answer, Ok(Ok(_)));
         let mut metrics = vec![single(
             "stepwell_database_up",
