@@ -165,6 +165,19 @@ async fn run_to_end(server: &Server, command: &str, status: &str) {
     server.wait_status(&run, status).await;
 }
 
+/// A run that was given up: claimed once more after its process has died as often as it may.
+async fn give_up_a_run(stage: &Stage, server: &Server) -> String {
+    let run = server.start_golden_run().await;
+    server.wait_next_action(&run, "APPROVE_PLAN").await;
+    let died = format!(
+        "UPDATE dbos.workflow_status SET recovery_attempts = 20 WHERE workflow_uuid = '{run}'"
+    );
+    assert_eq!(stage.sql_execute(&died).await, 1);
+    server.approve(&run).await;
+    server.wait_next_action(&run, "REPAIR").await;
+    run
+}
+
 on_both_databases! {
     async fn what_is_shown_equals_what_the_rows_say(stage: Stage) {
         let server = stage.serve().await;
@@ -226,6 +239,19 @@ on_both_databases! {
         scrape(&server).await;
     }
 
+    async fn a_workflow_that_is_given_up_is_counted_and_named(stage: Stage) {
+        let server = stage.serve().await;
+
+        let run = give_up_a_run(&stage, &server).await;
+
+        eventually(DEADLINE, "it is counted and named", || async {
+            let counted = value(&scrape(&server).await, "stepwell_given_up_total{workflow=\"stepwell.run\"}");
+            let named = server.log().lines().filter(|line| line.contains("given up: it was claimed") && line.contains(&run)).count();
+            if counted == 1.0 && named == 1 { Ok(()) } else { Err(format!("{counted} counted, {named} named: {}", server.log_tail())) }
+        })
+        .await;
+    }
+
     async fn a_process_that_was_killed_executes_no_more_whoever_is_left_to_say_so(stage: Stage) {
         let receiver = Receiver::http(Manners::Takes).await;
         let base = receiver.base();
@@ -236,7 +262,7 @@ on_both_databases! {
         let until = async |executors: f64| {
             eventually(DEADLINE, &format!("{executors} processes execute"), || async {
                 let told = newest(&receiver, "stepwell_executors");
-                if told == Some(executors) { Ok(()) } else { Err(told) }
+                if told == Some(executors) { Ok(()) } else { Err(format!("{told:?}")) }
             })
             .await;
         };
@@ -287,6 +313,7 @@ on_both_databases! {
         })
         .await;
         server.wait_status(&job, "ERROR").await;
+        give_up_a_run(&stage, &server).await;
 
         let queries = dashboard_queries();
         assert!(queries.len() > 25, "{queries:?}");
