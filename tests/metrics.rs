@@ -211,7 +211,14 @@ on_both_databases! {
             assert_eq!(value(&text, series), expected, "{series} in {text}");
         }
         assert!(value(&text, "stepwell_queue_oldest_age_seconds{queue=\"intentQ\",status=\"PENDING\"}") > 0.0, "{text}");
-        assert!(text.contains("stepwell_build_info{version="), "{text}");
+        let asked = stage.command(&["--version"]).output().await.unwrap();
+        let said = String::from_utf8(asked.stdout).unwrap();
+        let says = |what: &str| said.lines().find_map(|line| line.strip_prefix(what)).unwrap().trim();
+        let build = format!(
+            "stepwell_build_info{{version=\"{}\",commit=\"{}\",schema_app=\"{}\",schema_dbos=\"{}\",app_version=\"v1\"}}",
+            says("stepwell "), says("commit "), says("schema app "), says("schema dbos ")
+        );
+        assert_eq!(value(&text, &build), 1.0, "{build} in {text}");
     }
 
     async fn labels_are_bounded_whatever_callers_invent(stage: Stage) {

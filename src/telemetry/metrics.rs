@@ -150,13 +150,25 @@ fn single(name: &'static str, help: &'static str, value: f64) -> Metric {
 }
 
 fn build_info(app_version: &str) -> Metric {
-    let labels = vec![env!("CARGO_PKG_VERSION").to_owned(), app_version.to_owned()];
+    let labels = vec![
+        env!("CARGO_PKG_VERSION").to_owned(),
+        env!("STEPWELL_COMMIT").to_owned(),
+        migration::newest(),
+        migration::DBOS_VERSION.to_string(),
+        app_version.to_owned(),
+    ];
     Metric {
-        labels: &["version", "app_version"],
+        labels: &[
+            "version",
+            "commit",
+            "schema_app",
+            "schema_dbos",
+            "app_version",
+        ],
         points: vec![(labels, Value::Number(1.0))],
         ..single(
             "stepwell_build_info",
-            "Always 1; the labels say what runs.",
+            "Always 1; the labels say what runs: what `--version` says, and DBOS__APPVERSION.",
             1.0,
         )
     }
