@@ -336,12 +336,13 @@ on_both_databases! {
         let Some(bin) = mise_bin().await else { return };
         // Another clone, in which a program that only notes its calls stands for cargo: what decides is mise.
         let clone = stage.dir().join("clone");
-        for dir in ["bin", "src", "scripts"] {
+        for dir in ["bin", "src", "scripts", ".git/logs"] {
             std::fs::create_dir_all(clone.join(dir)).unwrap();
         }
-        for file in ["mise.toml", "Cargo.toml", "Cargo.lock", "src/lib.rs", "scripts/lib.sh", "scripts/build.sh"] {
+        for file in ["mise.toml", "Cargo.toml", "Cargo.lock", "build.rs", "src/lib.rs", "scripts/lib.sh", "scripts/build.sh"] {
             std::fs::copy(path(file), clone.join(file)).unwrap();
         }
+        std::fs::write(clone.join(".git/logs/HEAD"), "a commit\n").unwrap();
         let cargo = clone.join("bin/cargo");
         std::fs::write(&cargo, "#!/bin/sh\necho called >>calls\nmkdir -p target/release && touch target/release/stepwell\n").unwrap();
         let made = stage.tool("chmod").arg("+x").arg(&cargo).status().await.unwrap();
@@ -366,5 +367,9 @@ on_both_databases! {
         assert_eq!(build(&["run", "build"]).await, 3, "a source is new");
         std::fs::remove_file(clone.join("target/release/stepwell")).unwrap();
         assert_eq!(build(&["run", "build"]).await, 4, "the binary is gone");
+        std::fs::write(clone.join(".git/logs/HEAD"), "another commit\n").unwrap();
+        assert_eq!(build(&["run", "build"]).await, 5, "the commit is another one");
+        std::fs::write(clone.join("build.rs"), "").unwrap();
+        assert_eq!(build(&["run", "build"]).await, 6, "what tells the commit is another one");
     }
 }
