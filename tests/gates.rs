@@ -171,6 +171,37 @@ fn with_cargo(directory: &Path, cargo: &str) -> String {
 }
 
 #[test]
+fn a_gate_says_which_settings_do_not_reach_its_servers() {
+    let directory = tempfile::tempdir().unwrap();
+    // The first step fails: what is said before it is enough.
+    let path_of_tools = with_cargo(directory.path(), "exit 3");
+    for gate in ["quick", "check", "full"] {
+        let called = |settings: Settings<'_>| {
+            let mut command = std::process::Command::new(path(&format!("scripts/{gate}.sh")));
+            for (name, _) in std::env::vars() {
+                if name.starts_with("OC_") || name.starts_with("SBX_") {
+                    command.env_remove(name);
+                }
+            }
+            let output = command
+                .env("PATH", &path_of_tools)
+                .envs(settings.iter().copied())
+                .output()
+                .unwrap();
+            assert_eq!(output.status.code(), Some(3), "{gate}: {output:?}");
+            said(&output)
+        };
+        let with = called(&[("SBX_QUEUE_PARTITION", "true"), ("OC_STRICT_MODE", "1")]);
+        let first = with.lines().next().unwrap();
+        for part in ["not passed on", "OC_STRICT_MODE", "SBX_QUEUE_PARTITION"] {
+            assert!(first.contains(part), "{gate}, {part}: {with}");
+        }
+        let without = called(&[]);
+        assert!(!without.contains("not passed on"), "{gate}: {without}");
+    }
+}
+
+#[test]
 fn what_is_kept_is_where_the_suite_says() {
     let directory = tempfile::tempdir().unwrap();
     let temp = directory.path().join("temp");
