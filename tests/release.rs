@@ -95,6 +95,28 @@ fn every_crate_says_under_which_licences_it_is() {
     }
 }
 
+/// Without `--locked` cargo takes other versions of the dependencies than the ones that were tested.
+#[test]
+fn what_people_are_told_to_install_is_what_was_tested() {
+    let pages = fs::read_dir(Path::new(ROOT).join("docs")).unwrap();
+    let pages = pages.map(|page| page.unwrap().path());
+    let pages = pages.filter(|page| page.extension().is_some_and(|extension| extension == "md"));
+    let mut told = 0;
+    for page in pages.chain([Path::new(ROOT).join("README.md")]) {
+        let text = fs::read_to_string(&page).unwrap();
+        for options in text.split("cargo install --").skip(1) {
+            assert!(
+                options.starts_with("locked --path ."),
+                "{}: cargo install --{options:.60}",
+                page.display()
+            );
+            told += 1;
+        }
+    }
+    assert!(told >= 3, "{told}");
+    assert!(read("scripts/full.sh").contains("cargo install --quiet --locked --debug --path ."));
+}
+
 /// Whether a tool is there; says loudly how to `install` it if not. No machine must have it.
 fn has(tool: &str, install: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
