@@ -84,7 +84,7 @@ say_kept_directories() {
   # Directories may come and go beside this.
   count=$(find "$temp" -maxdepth 1 -type d -name 'stepwell-*_*' -newer "$begun" 2>/dev/null | wc -l) || :
   rm -f "$begun"
-  say "kept: $((count)) directories of tests, on SQLite each with its database: $temp/stepwell-*_*/stepwell.db"
+  say "kept: tests' directories: $((count)), on SQLite each with its database, $temp/stepwell-*_*/stepwell.db"
 }
 
 clean_up() {

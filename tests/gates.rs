@@ -234,7 +234,7 @@ fn what_is_kept_is_where_the_suite_says() {
     let said = suite("1");
     let kept = format!("{}/stepwell-*_*/stepwell.db", temp.display());
     assert!(
-        said.contains("kept: 1 directories") && said.contains(&kept),
+        said.contains("kept: tests' directories: 1,") && said.contains(&kept),
         "{said}"
     );
     let names: Vec<String> = left()
