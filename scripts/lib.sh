@@ -143,6 +143,16 @@ port_open() { (exec 3<>"/dev/tcp/$1/$2") 2>/dev/null; }
 
 # ---- the binary ---------------------------------------------------------------------------------------------------
 
+# is_before_commit FILE: whether a commit was made or checked out since; never where this is no repository of its own.
+is_before_commit() {
+  local name
+  [ "$(git rev-parse --show-toplevel 2>/dev/null)" = "$STEPWELL_ROOT" ] || return 1
+  for name in HEAD logs/HEAD; do
+    if [ "$(git rev-parse --git-path "$name")" -nt "$1" ]; then return 0; fi
+  done
+  return 1
+}
+
 # shellcheck disable=SC2034 # STEPWELL is read by the scripts that source this file
 # Sets STEPWELL to the command that runs the binary: a build that is newer than every source, else cargo.
 find_stepwell() {
@@ -153,7 +163,9 @@ find_stepwell() {
   fi
   for profile in release debug; do
     binary=$target/$profile/stepwell
-    if [ -x "$binary" ] && [ -z "$(find src migration openapi Cargo.toml Cargo.lock -newer "$binary" -print -quit)" ]; then
+    if [ -x "$binary" ] && [ -z "$(find src migration openapi build.rs Cargo.toml Cargo.lock -newer "$binary" -print -quit)" ]; then
+      # A release names the commit that it was built of: cargo knows whether that is another one now. A debug build names none.
+      if [ "$profile" = release ] && is_before_commit "$binary"; then break; fi
       STEPWELL=("$binary")
       return
     fi

@@ -3,7 +3,7 @@
 # usage: scripts/test.sh [cargo test options]
 #   STEPWELL_TEST_BACKENDS=sqlite|postgres|both   which databases (default both)
 #   STEPWELL_TEST_POSTGRES_URL=postgres://…       use this server (its role may create databases) and start none
-#   MISE_NO_RESET=1                               keep the throwaway server and the databases afterwards
+#   MISE_NO_RESET=1                               keep the throwaway server, the databases and the tests' directories afterwards
 #   CI=true                                       a missing tool is a failure, not a skipped test
 # Needs a Rust toolchain. Postgres and the tools that some tests use are installed from Debian's packages when they are
 # missing and this user may (root, or sudo without a password). The configured database is never touched.
@@ -76,11 +76,21 @@ free_port() {
   die "$EX_UNAVAILABLE" "no free port found between 15000 and 30000"
 }
 
-cluster_dir='' cluster_bin=''
+cluster_dir='' cluster_bin='' begun=''
+
+# Each test has a directory there: its logs, and on SQLite its database. What is newer than this run's beginning is this run's, or that of one beside it.
+say_kept_directories() {
+  local temp=${TMPDIR:-/tmp} count
+  # Directories may come and go beside this.
+  count=$(find "$temp" -maxdepth 1 -type d -name 'stepwell-*_*' -newer "$begun" 2>/dev/null | wc -l) || :
+  rm -f "$begun"
+  say "kept: tests' directories: $((count)), on SQLite each with its database, $temp/stepwell-*_*/stepwell.db"
+}
 
 clean_up() {
   local status=$?
   trap - EXIT INT TERM
+  if [ -n "$begun" ]; then say_kept_directories; fi
   if [ -n "$cluster_dir" ]; then
     if [ "${MISE_NO_RESET:-}" = 1 ]; then
       say "kept: Postgres in $cluster_dir, $STEPWELL_TEST_POSTGRES_URL"
@@ -120,6 +130,7 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 
 prepare_tools
+if [ "${MISE_NO_RESET:-}" = 1 ]; then begun=$(mktemp "${TMPDIR:-/tmp}/stepwell-begun-XXXXXX"); fi
 export STEPWELL_TEST_BACKENDS=$backends
 if [ "$backends" = sqlite ]; then
   unset STEPWELL_TEST_POSTGRES_URL

@@ -316,10 +316,10 @@ async fn claim(db: &Database, claimer: &Claimer, wish: Wish<'_>, turn: &mut Turn
         .collect();
     let started = ids.len() - choice.woken;
     let rated_at = allowance.rate_limited.then_some(live.now);
-    let claimed = claims::take(&tx, claimer, choice.candidates, rated_at)
+    let taken = claims::take(&tx, claimer, choice.candidates, rated_at)
         .await
         .unwrap();
-    assert_eq!(claimed.len(), ids.len());
+    assert_eq!(taken.claimed.len(), ids.len());
     if allowance.rate_limited && started > 0 {
         queue_limits::spend(&tx, wish.queue, &row, live.now, started)
             .await
@@ -426,8 +426,8 @@ async fn take_ten(tx: &Transaction, claimer: &Claimer) {
     let found = candidates::lock_queued(tx, claimer, "growingQ", 10, None)
         .await
         .unwrap();
-    let claimed = claims::take(tx, claimer, found, None).await.unwrap();
-    assert_eq!(claimed.len(), 10);
+    let taken = claims::take(tx, claimer, found, None).await.unwrap();
+    assert_eq!(taken.claimed.len(), 10);
 }
 
 on_postgres! {

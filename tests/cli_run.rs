@@ -436,3 +436,40 @@ fn every_shell_gets_its_completions() {
         );
     }
 }
+
+#[test]
+fn bash_completes_what_is_typed() {
+    if missing_tools(&["bash"]) {
+        return;
+    }
+    // As bash calls it: the words, which of them is typed, and the function with the command, that word and the one before.
+    let lines = r#"
+        eval "$("$STEPWELL" completions bash)"
+        complete -p stepwell
+        typed() { COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _stepwell stepwell "${@: -1}" "${@: -2:1}"; echo "${COMPREPLY[*]}"; }
+        typed stepwell app
+        typed stepwell ops can
+        typed stepwell run --det"#;
+    let output = std::process::Command::new("bash")
+        .args(["--noprofile", "--norc", "-c", lines])
+        .env("STEPWELL", env!("CARGO_BIN_EXE_stepwell"))
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success() && output.stderr.is_empty(),
+        "{output:?}"
+    );
+    let said = String::from_utf8(output.stdout).unwrap();
+    let said: Vec<&str> = said.lines().collect();
+    let [registered, commands, actions, options] = said[..] else {
+        panic!("{said:?}");
+    };
+    assert!(
+        registered.starts_with("complete ") && registered.ends_with(" -F _stepwell stepwell"),
+        "{registered}"
+    );
+    assert_eq!(
+        (commands, actions, options),
+        ("approve", "cancel", "--detach")
+    );
+}

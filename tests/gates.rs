@@ -3,6 +3,7 @@
 
 mod harness;
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Output;
 
@@ -157,6 +158,98 @@ fn a_gate_ends_at_the_first_step_that_fails_with_its_exit_code() {
     assert!(!reached.exists());
 }
 
+/// A directory with programs that stand before the machine's own: this script as `cargo`, and nothing that installs anything.
+fn with_cargo(directory: &Path, cargo: &str) -> String {
+    let bin = directory.join("bin");
+    std::fs::create_dir(&bin).unwrap();
+    for (name, script) in [("cargo", cargo), ("apt-get", "exit 1"), ("sudo", "exit 1")] {
+        let program = bin.join(name);
+        std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    format!("{}:{}", bin.display(), std::env::var("PATH").unwrap())
+}
+
+#[test]
+fn a_gate_says_which_settings_do_not_reach_its_servers() {
+    let directory = tempfile::tempdir().unwrap();
+    // The first step fails: what is said before it is enough.
+    let path_of_tools = with_cargo(directory.path(), "exit 3");
+    for gate in ["quick", "check", "full"] {
+        let called = |settings: Settings<'_>| {
+            let mut command = std::process::Command::new(path(&format!("scripts/{gate}.sh")));
+            for (name, _) in std::env::vars() {
+                if name.starts_with("OC_") || name.starts_with("SBX_") {
+                    command.env_remove(name);
+                }
+            }
+            let output = command
+                .env("PATH", &path_of_tools)
+                .envs(settings.iter().copied())
+                .output()
+                .unwrap();
+            assert_eq!(output.status.code(), Some(3), "{gate}: {output:?}");
+            said(&output)
+        };
+        let with = called(&[("SBX_QUEUE_PARTITION", "true"), ("OC_STRICT_MODE", "1")]);
+        let first = with.lines().next().unwrap();
+        for part in ["not passed on", "OC_STRICT_MODE", "SBX_QUEUE_PARTITION"] {
+            assert!(first.contains(part), "{gate}, {part}: {with}");
+        }
+        let without = called(&[]);
+        assert!(!without.contains("not passed on"), "{gate}: {without}");
+    }
+}
+
+#[test]
+fn what_is_kept_is_where_the_suite_says() {
+    let directory = tempfile::tempdir().unwrap();
+    let temp = directory.path().join("temp");
+    std::fs::create_dir(&temp).unwrap();
+    // What cargo would build and run is there: this program, of which one small test is enough.
+    let path_of_tools = with_cargo(
+        directory.path(),
+        r#"exec "$BUILT" --exact tables_are_made_without_a_server::sqlite"#,
+    );
+    let suite = |keep: &str| {
+        let output = std::process::Command::new(path("scripts/test.sh"))
+            .args(["--test", "gates"])
+            .env("BUILT", std::env::current_exe().unwrap())
+            .env("PATH", &path_of_tools)
+            .env("TMPDIR", &temp)
+            .env("MISE_NO_RESET", keep)
+            .env("STEPWELL_TEST_BACKENDS", "sqlite")
+            .env_remove("CI")
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        said(&output)
+    };
+    let left = || std::fs::read_dir(&temp).unwrap().map(|left| left.unwrap());
+
+    let said = suite("0");
+    assert!(!said.contains("kept: "), "{said}");
+    assert_eq!(left().count(), 0);
+
+    let said = suite("1");
+    let kept = format!("{}/stepwell-*_*/stepwell.db", temp.display());
+    assert!(
+        said.contains("kept: tests' directories: 1,") && said.contains(&kept),
+        "{said}"
+    );
+    let names: Vec<String> = left()
+        .map(|left| left.file_name().into_string().unwrap())
+        .collect();
+    let [name] = &names[..] else {
+        panic!("{names:?}");
+    };
+    assert!(
+        name.starts_with("stepwell-") && name.contains('_'),
+        "{name}"
+    );
+    assert!(temp.join(name).join("stepwell.db").is_file(), "{name}");
+}
+
 #[test]
 fn every_task_is_a_script_and_only_the_build_may_be_skipped() {
     let tasks = text("mise.toml");
@@ -176,6 +269,11 @@ fn every_task_is_a_script_and_only_the_build_may_be_skipped() {
 }
 
 on_both_databases! {
+    async fn tables_are_made_without_a_server(stage: Stage) {
+        stage.migrate().await;
+        assert_eq!(stage.sql_count("SELECT count(*) FROM app.recipes").await, 4);
+    }
+
     async fn lab_r_without_daemons_and_keys_says_what_it_needs(stage: Stage) {
         if missing_tools(&["bash", "curl", "jq", "node", "npm"]) {
             return;
@@ -269,12 +367,13 @@ on_both_databases! {
         let Some(bin) = mise_bin().await else { return };
         // Another clone, in which a program that only notes its calls stands for cargo: what decides is mise.
         let clone = stage.dir().join("clone");
-        for dir in ["bin", "src", "scripts"] {
+        for dir in ["bin", "src", "scripts", ".git/logs"] {
             std::fs::create_dir_all(clone.join(dir)).unwrap();
         }
-        for file in ["mise.toml", "Cargo.toml", "Cargo.lock", "src/lib.rs", "scripts/lib.sh", "scripts/build.sh"] {
+        for file in ["mise.toml", "Cargo.toml", "Cargo.lock", "build.rs", "src/lib.rs", "scripts/lib.sh", "scripts/build.sh"] {
             std::fs::copy(path(file), clone.join(file)).unwrap();
         }
+        std::fs::write(clone.join(".git/logs/HEAD"), "a commit\n").unwrap();
         let cargo = clone.join("bin/cargo");
         std::fs::write(&cargo, "#!/bin/sh\necho called >>calls\nmkdir -p target/release && touch target/release/stepwell\n").unwrap();
         let made = stage.tool("chmod").arg("+x").arg(&cargo).status().await.unwrap();
@@ -299,5 +398,9 @@ on_both_databases! {
         assert_eq!(build(&["run", "build"]).await, 3, "a source is new");
         std::fs::remove_file(clone.join("target/release/stepwell")).unwrap();
         assert_eq!(build(&["run", "build"]).await, 4, "the binary is gone");
+        std::fs::write(clone.join(".git/logs/HEAD"), "another commit\n").unwrap();
+        assert_eq!(build(&["run", "build"]).await, 5, "the commit is another one");
+        std::fs::write(clone.join("build.rs"), "").unwrap();
+        assert_eq!(build(&["run", "build"]).await, 6, "what tells the commit is another one");
     }
 }

@@ -4,11 +4,13 @@
 
 mod harness;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
 use harness::otlp::{Manners, Receiver};
 use harness::*;
+use opentelemetry_proto::tonic::metrics::v1::{metric::Data, number_data_point};
 use serde_json::{Value, json};
 
 const DEADLINE: Duration = Duration::from_secs(90);
@@ -32,6 +34,19 @@ fn value(text: &str, series: &str) -> f64 {
         .lines()
         .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
     line.map_or(0.0, |value| value.parse().unwrap())
+}
+
+/// What arrived last of this gauge, which has no labels.
+fn newest(receiver: &Receiver, name: &str) -> Option<f64> {
+    let received = receiver.received();
+    let metric = received.metrics.iter().rfind(|m| m.name == name)?;
+    let Some(Data::Gauge(gauge)) = &metric.data else {
+        panic!("{name} is no gauge: {metric:?}");
+    };
+    match gauge.data_points.first()?.value? {
+        number_data_point::Value::AsDouble(value) => Some(value),
+        other => panic!("{name}: {other:?}"),
+    }
 }
 
 /// The queries of the dashboard, with Grafana's own interval replaced.
@@ -150,6 +165,19 @@ async fn run_to_end(server: &Server, command: &str, status: &str) {
     server.wait_status(&run, status).await;
 }
 
+/// A run that was given up: claimed once more after its process has died as often as it may.
+async fn give_up_a_run(stage: &Stage, server: &Server) -> String {
+    let run = server.start_golden_run().await;
+    server.wait_next_action(&run, "APPROVE_PLAN").await;
+    let died = format!(
+        "UPDATE dbos.workflow_status SET recovery_attempts = 20 WHERE workflow_uuid = '{run}'"
+    );
+    assert_eq!(stage.sql_execute(&died).await, 1);
+    server.approve(&run).await;
+    server.wait_next_action(&run, "REPAIR").await;
+    run
+}
+
 on_both_databases! {
     async fn what_is_shown_equals_what_the_rows_say(stage: Stage) {
         let server = stage.serve().await;
@@ -183,7 +211,14 @@ on_both_databases! {
             assert_eq!(value(&text, series), expected, "{series} in {text}");
         }
         assert!(value(&text, "stepwell_queue_oldest_age_seconds{queue=\"intentQ\",status=\"PENDING\"}") > 0.0, "{text}");
-        assert!(text.contains("stepwell_build_info{version="), "{text}");
+        let asked = stage.command(&["--version"]).output().await.unwrap();
+        let said = String::from_utf8(asked.stdout).unwrap();
+        let says = |what: &str| said.lines().find_map(|line| line.strip_prefix(what)).unwrap().trim();
+        let build = format!(
+            "stepwell_build_info{{version=\"{}\",commit=\"{}\",schema_app=\"{}\",schema_dbos=\"{}\",app_version=\"v1\"}}",
+            says("stepwell "), says("commit "), says("schema app "), says("schema dbos ")
+        );
+        assert_eq!(value(&text, &build), 1.0, "{build} in {text}");
     }
 
     async fn labels_are_bounded_whatever_callers_invent(stage: Stage) {
@@ -209,6 +244,43 @@ on_both_databases! {
         assert_eq!(refused.status(), 405);
         assert_eq!(refused.headers()["allow"], "GET");
         scrape(&server).await;
+    }
+
+    async fn a_workflow_that_is_given_up_is_counted_and_named(stage: Stage) {
+        let server = stage.serve().await;
+
+        let run = give_up_a_run(&stage, &server).await;
+
+        eventually(DEADLINE, "it is counted and named", || async {
+            let counted = value(&scrape(&server).await, "stepwell_given_up_total{workflow=\"stepwell.run\"}");
+            let named = server.log().lines().filter(|line| line.contains("given up: it was claimed") && line.contains(&run)).count();
+            if counted == 1.0 && named == 1 { Ok(()) } else { Err(format!("{counted} counted, {named} named: {}", server.log_tail())) }
+        })
+        .await;
+    }
+
+    async fn a_process_that_was_killed_executes_no_more_whoever_is_left_to_say_so(stage: Stage) {
+        let receiver = Receiver::http(Manners::Takes).await;
+        let base = receiver.base();
+        let short = ("EXECUTOR_EXPIRY_MS", "1000");
+        // It executes nothing, and so it buries nobody.
+        let metrics = [short, ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", base.as_str()), ("OTEL_METRIC_EXPORT_INTERVAL", "200")];
+        stage.start("api", &metrics).await;
+        let until = async |executors: f64| {
+            eventually(DEADLINE, &format!("{executors} processes execute"), || async {
+                let told = newest(&receiver, "stepwell_executors");
+                if told == Some(executors) { Ok(()) } else { Err(format!("{told:?}")) }
+            })
+            .await;
+        };
+        until(0.0).await;
+        let worker = stage.start("worker", &[short]).await;
+        until(1.0).await;
+
+        worker.kill_9().await;
+
+        until(0.0).await;
+        assert_eq!(stage.sql_count("SELECT count(*) FROM app.executors").await, 1, "its row is still there");
     }
 
     async fn every_query_of_the_dashboard_and_the_alerts_finds_data_in_prometheus(stage: Stage) {
@@ -248,6 +320,7 @@ on_both_databases! {
         })
         .await;
         server.wait_status(&job, "ERROR").await;
+        give_up_a_run(&stage, &server).await;
 
         let queries = dashboard_queries();
         assert!(queries.len() > 25, "{queries:?}");
@@ -287,4 +360,26 @@ fn alerts_fire_when_they_should_and_are_silent_when_they_should_be() {
         .output()
         .unwrap();
     assert!(output.status.success(), "{output:?}");
+}
+
+#[test]
+fn every_alert_is_seen_to_fire() {
+    let read = |name: &str| -> Value {
+        let text = std::fs::read_to_string(Path::new(ROOT).join("deploy/grafana").join(name));
+        serde_norway::from_str(&text.unwrap()).unwrap()
+    };
+    let list = |value: &Value| value.as_array().unwrap().clone();
+    let name = |value: &Value| value.as_str().unwrap().to_owned();
+    let rules: BTreeSet<String> = list(&read("alerts.yml")["groups"])
+        .iter()
+        .flat_map(|group| list(&group["rules"]))
+        .map(|rule| name(&rule["alert"]))
+        .collect();
+    let fire: BTreeSet<String> = list(&read("alerts-test.yml")["tests"])
+        .iter()
+        .flat_map(|test| list(&test["alert_rule_test"]))
+        .filter(|looked| !list(&looked["exp_alerts"]).is_empty())
+        .map(|looked| name(&looked["alertname"]))
+        .collect();
+    assert_eq!(fire, rules);
 }

@@ -334,22 +334,39 @@ on_both_databases! {
         if missing_tools(&["bash", "curl", "jq"]) {
             return;
         }
-        let smoke = async |base: &str| {
+        let smoke = async |settings: &[(&str, &str)]| {
             let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/otlp-smoke.sh");
             let mut command = stage.tool(script);
-            command.env("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", base).env("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", base).env("OTLP_REQUIRED", "1");
-            command.env("STEPWELL_BIN", env!("CARGO_BIN_EXE_stepwell")).output().await.unwrap()
+            command.env("OTLP_REQUIRED", "1").env("STEPWELL_BIN", env!("CARGO_BIN_EXE_stepwell"));
+            command.envs(settings.iter().copied()).output().await.unwrap()
         };
+        let (traces, logs) = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT");
         let receiver = Receiver::http(Manners::Takes).await;
-        let reached = smoke(&receiver.base()).await;
-        assert!(reached.status.success(), "{reached:?}");
-        assert!(receiver.received().spans.iter().any(|span| span.name == "run"));
+        let base = receiver.base();
+        for settings in [vec![(traces, base.as_str()), (logs, &base)], vec![(logs, &base)], vec![(traces, &base)]] {
+            *receiver.received() = Received::default();
+            let reached = smoke(&settings).await;
+            assert!(reached.status.success(), "{settings:?}: {reached:?}");
+            let received = receiver.received();
+            let run = received.spans.iter().find(|span| span.name == "run");
+            // Where spans do not arrive any record that knows its trace will do.
+            let of_run = received.logs.iter().any(|log| run.map_or(!log.trace_id.is_empty(), |run| log.trace_id == run.trace_id));
+            let sent = |signal| settings.iter().any(|(name, _)| *name == signal);
+            assert_eq!((run.is_some(), of_run), (sent(traces), sent(logs)), "{settings:?}: {reached:?}");
+        }
 
         let nobody = format!("http://127.0.0.1:{}", free_port());
-        let failed = smoke(&nobody).await;
+        let failed = smoke(&[(traces, &nobody), (logs, &nobody)]).await;
         assert_eq!(failed.status.code(), Some(78), "{failed:?}");
         let said = String::from_utf8_lossy(&failed.stderr).into_owned();
         assert!(said.contains(&nobody), "{said}");
+
+        // Spans that arrive do not stand for log records that do not.
+        let refusing = Receiver::http(Manners::Answers(403)).await.base();
+        let halved = smoke(&[(traces, &base), (logs, &refusing), ("OTLP_REQUIRED", "0")]).await;
+        assert_eq!(halved.status.code(), Some(1), "{halved:?}");
+        let nothing = smoke(&[(traces, &base), ("OTEL_TRACES_EXPORTER", "none")]).await;
+        assert_eq!(nothing.status.code(), Some(78), "{nothing:?}");
     }
 
     async fn json_logs_are_one_document_a_line_and_know_their_run(stage: Stage) {

@@ -95,21 +95,41 @@ fn every_crate_says_under_which_licences_it_is() {
     }
 }
 
-/// Whether a tool of cargo's is there; says so loudly if not. No machine must have it.
-fn has(tool: &str) -> bool {
+/// Without `--locked` cargo takes other versions of the dependencies than the ones that were tested.
+#[test]
+fn what_people_are_told_to_install_is_what_was_tested() {
+    let pages = fs::read_dir(Path::new(ROOT).join("docs")).unwrap();
+    let pages = pages.map(|page| page.unwrap().path());
+    let pages = pages.filter(|page| page.extension().is_some_and(|extension| extension == "md"));
+    let mut told = 0;
+    for page in pages.chain([Path::new(ROOT).join("README.md")]) {
+        let text = fs::read_to_string(&page).unwrap();
+        for options in text.split("cargo install --").skip(1) {
+            assert!(
+                options.starts_with("locked --path ."),
+                "{}: cargo install --{options:.60}",
+                page.display()
+            );
+            told += 1;
+        }
+    }
+    assert!(told >= 3, "{told}");
+    assert!(read("scripts/full.sh").contains("cargo install --quiet --locked --debug --path ."));
+}
+
+/// Whether a tool is there; says loudly how to `install` it if not. No machine must have it.
+fn has(tool: &str, install: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let there = std::env::split_paths(&path).any(|directory| directory.join(tool).is_file());
     if !there {
-        say_skipped(&format!(
-            "{tool} is not installed (cargo install --locked {tool})"
-        ));
+        say_skipped(&format!("{tool} is not installed ({install})"));
     }
     there
 }
 
 #[test]
 fn dependencies_are_under_licences_that_go_with_ours() {
-    if has("cargo-deny") {
+    if has("cargo-deny", "cargo install --locked cargo-deny") {
         // Advisories are fetched: whoever has a network asks `cargo deny check`.
         let checks = ["--offline", "check", "bans", "licenses", "sources"];
         done(Command::new("cargo-deny").args(checks).current_dir(ROOT));
@@ -118,8 +138,35 @@ fn dependencies_are_under_licences_that_go_with_ours() {
 
 #[test]
 fn every_dependency_is_used() {
-    if has("cargo-machete") {
+    if has("cargo-machete", "cargo install --locked cargo-machete") {
         done(Command::new("cargo-machete").current_dir(ROOT));
+    }
+}
+
+#[test]
+fn the_manual_page_is_read_without_a_complaint() {
+    let page = Path::new(ROOT).join("docs/stepwell.1");
+    if has("groff", "Debian: apt-get install groff-base") {
+        let warnings = ["-ww", "-man", "-Tutf8", "-z"];
+        let output = Command::new("groff").args(warnings).arg(&page).output();
+        let output = output.unwrap();
+        assert!(
+            output.status.success() && output.stderr.is_empty(),
+            "{output:?}"
+        );
+    }
+    if has("man", "Debian: apt-get install man-db") {
+        let mut man = Command::new("man");
+        man.args(["--local-file", "--pager=cat"]).arg(&page);
+        let shown = done(man.env("MANWIDTH", "100"));
+        for part in [
+            "\nNAME\n",
+            "\nSYNOPSIS\n",
+            "stepwell worker",
+            "MAX_RECOVERY_ATTEMPTS",
+        ] {
+            assert!(shown.contains(part), "{part:?} is not in {shown}");
+        }
     }
 }
 

@@ -127,6 +127,74 @@ fn an_unknown_test_file_is_an_error_that_lists_what_exists() {
     }
 }
 
+#[test]
+fn a_build_is_used_until_a_source_or_the_commit_is_newer() {
+    if missing_tools(&["bash", "git"]) {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let clone = directory.path();
+    let bash = |line: &str| {
+        let search = format!("{}/bin:{}", clone.display(), std::env::var("PATH").unwrap());
+        let output = std::process::Command::new("bash")
+            .args(["-euo", "pipefail", "-c", line])
+            .arg(clone.join("scripts/a-script.sh"))
+            .current_dir(clone)
+            .env("PATH", search)
+            .env_remove("STEPWELL_BIN")
+            .env_remove("CARGO_TARGET_DIR")
+            .env_remove("GIT_DIR")
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{line}: {output:?}");
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    for file in [
+        "bin/cargo",
+        "src/lib.rs",
+        "migration/lib.rs",
+        "openapi/main.rs",
+        "build.rs",
+        "Cargo.toml",
+        "Cargo.lock",
+        "scripts/lib.sh",
+        "target/debug/stepwell",
+        "target/release/stepwell",
+    ] {
+        std::fs::create_dir_all(clone.join(file).parent().unwrap()).unwrap();
+        std::fs::write(clone.join(file), "").unwrap();
+    }
+    std::fs::copy(
+        Path::new(ROOT).join("scripts/lib.sh"),
+        clone.join("scripts/lib.sh"),
+    )
+    .unwrap();
+    bash("chmod +x bin/cargo target/*/stepwell");
+    bash("git init -q && git -c user.name=n -c user.email=e commit -q --allow-empty -m first");
+    let begun = std::time::SystemTime::now();
+    let touch = |file: &str, seconds: u64| {
+        let file = std::fs::File::options().append(true).open(clone.join(file));
+        let at = begun + std::time::Duration::from_secs(seconds);
+        file.unwrap().set_modified(at).unwrap();
+    };
+    let used = || bash(". scripts/lib.sh; find_stepwell; echo \"${STEPWELL[*]}\"");
+
+    touch("target/debug/stepwell", 10);
+    touch("target/release/stepwell", 10);
+    assert_eq!(used(), "target/release/stepwell");
+    let cargo = "cargo run --release --bin stepwell --";
+    for file in ["src/lib.rs", "build.rs", ".git/HEAD", ".git/logs/HEAD"] {
+        touch(file, 20);
+        assert_eq!(used(), cargo, "{file}");
+        touch(file, 0);
+        assert_eq!(used(), "target/release/stepwell", "{file}");
+    }
+    // A debug build knows no commit.
+    std::fs::remove_file(clone.join("target/release/stepwell")).unwrap();
+    touch(".git/logs/HEAD", 20);
+    assert_eq!(used(), "target/debug/stepwell");
+}
+
 on_both_databases! {
     async fn the_psql_flags_work_alone_and_combined(stage: Stage) {
         if client_is_missing(stage.backend()) {

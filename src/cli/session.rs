@@ -135,7 +135,7 @@ pub(super) async fn launch(
     db: &Database,
     options: EngineOptions,
 ) -> Result<(Engine, Available), CliError> {
-    telemetry::watch(db, &config.app_version);
+    telemetry::watch(db, &config.app_version, config.executor_expiry_ms);
     let available = available(config).await;
     let builder = Engine::builder(db.clone(), options);
     let builder = intent::register(builder, db, config, available.sandboxes.clone())
@@ -150,7 +150,7 @@ pub(super) fn one_shot(
     options: EngineOptions,
     available: Available,
 ) -> OneShot {
-    telemetry::watch(db, &config.app_version);
+    telemetry::watch(db, &config.app_version, config.executor_expiry_ms);
     let options = EngineOptions {
         // Those that are there; the tick of the program itself is for processes that stay.
         schedules: Firing::On(Vec::new()),

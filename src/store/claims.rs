@@ -43,23 +43,35 @@ pub struct Claimed {
     pub outputs: i64,
 }
 
+/// What became of candidates.
+#[derive(Debug, Clone, Default)]
+pub struct Taken {
+    /// Those that are the caller's now.
+    pub claimed: Vec<Claimed>,
+    /// Those that were claimed too often without progress: they have ended.
+    pub given_up: Vec<Candidate>,
+}
+
 /// Claims `candidates`, whose rows this transaction has locked: sets the fence, charges one attempt, drops their waits. Those that have used
 /// up their attempts are given up instead. What starts under a rate starts at `rated_at`, the time by which its window was chosen. Once
-/// committed, the caller owns what is returned.
+/// committed, the caller owns what was claimed, and tells of what was given up.
 pub async fn take(
     tx: &impl ConnectionTrait,
     claimer: &Claimer,
     candidates: Vec<Candidate>,
     rated_at: Option<i64>,
-) -> Result<Vec<Claimed>, StoreError> {
-    let (dead, alive): (Vec<_>, Vec<_>) = candidates
+) -> Result<Taken, StoreError> {
+    let (given_up, alive): (Vec<_>, Vec<_>) = candidates
         .into_iter()
         .partition(|c| c.recovery_attempts >= claimer.max_recovery_attempts);
-    if !dead.is_empty() {
-        give_up(tx, &dead).await?;
+    if !given_up.is_empty() {
+        give_up(tx, &given_up).await?;
     }
     if alive.is_empty() {
-        return Ok(Vec::new());
+        return Ok(Taken {
+            given_up,
+            ..Taken::default()
+        });
     }
     #[derive(Serialize)]
     struct Row<'a> {
@@ -142,7 +154,7 @@ pub async fn take(
             });
         }
     }
-    Ok(claimed)
+    Ok(Taken { claimed, given_up })
 }
 
 /// Ends workflows that were claimed too often without progress. Their rows are locked.

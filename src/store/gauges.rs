@@ -25,7 +25,7 @@ pub enum Gauge {
     OldestAge,
     /// Suspended workflows by what they wait for.
     Suspended,
-    /// Processes that execute.
+    /// Processes that execute, by their heartbeats.
     Executors,
 }
 
@@ -40,12 +40,14 @@ pub struct Row {
     pub value: i64,
 }
 
-/// Reads all gauges in one statement.
-pub async fn read(db: &Database) -> Result<Vec<Row>, StoreError> {
+/// Reads all gauges in one statement. A process whose heartbeat is older than `expiry_ms` is dead, whether somebody has buried it or not: where
+/// all are dead nobody does.
+pub async fn read(db: &Database, expiry_ms: i64) -> Result<Vec<Row>, StoreError> {
     let read = db.read();
     let text = question(dialect(&read));
     let mut rows = Vec::new();
-    for row in read.query_all_raw(statement(&read, text, [])).await? {
+    let asked = statement(&read, text, [expiry_ms.into()]);
+    for row in read.query_all_raw(asked).await? {
         let kind: String = row.try_get_by_index(0)?;
         let (first, second): (Option<String>, Option<String>) =
             (row.try_get_by_index(1)?, row.try_get_by_index(2)?);
@@ -84,7 +86,8 @@ pub async fn read(db: &Database) -> Result<Vec<Row>, StoreError> {
     Ok(rows)
 }
 
-/// Rows of what, two labels, a count and an age. Each queue is counted along the index by which it is claimed.
+/// Rows of what, two labels, a count and an age. Each queue is counted along the index by which it is claimed. `$1` is the age of a heartbeat at
+/// which a process is dead.
 fn question(sql: Dialect) -> String {
     let queues = format!(
         "(SELECT name FROM \"app\".queue_limits UNION SELECT '{INTERNAL_QUEUE}' ORDER BY name LIMIT {MOST_QUEUES}) AS q"
@@ -121,7 +124,10 @@ fn question(sql: Dialect) -> String {
              AS k GROUP BY k.kind",
             kinds.join(" ")
         ),
-        "SELECT 'executors', NULL, NULL, count(*), NULL FROM \"app\".executors".to_owned(),
+        format!(
+            "SELECT 'executors', NULL, NULL, count(*), NULL FROM \"app\".executors WHERE heartbeat_at >= {} - $1",
+            sql.now()
+        ),
     ];
     parts.join(" UNION ALL ")
 }

@@ -73,6 +73,12 @@ pub static RUN_SECONDS: Histogram = Histogram::new(
     &["workflow", "status"],
     SECONDS,
 );
+/// Workflows that nobody tries any more.
+pub static GIVEN_UP: Counter = Counter::new(
+    "stepwell_given_up_total",
+    "Workflows that were given up: claimed MAX_RECOVERY_ATTEMPTS times without progress. They are in none of the times of runs.",
+    &["workflow"],
+);
 /// Executions of tasks after the first.
 pub static RETRIES: Counter = Counter::new(
     "stepwell_retries_total",
@@ -129,7 +135,7 @@ pub static DROPPED: Counter = Counter::new(
 );
 
 /// The instruments, in the order in which they are shown.
-static ALL: [&(dyn Instrument + Sync); 16] = [
+static ALL: [&(dyn Instrument + Sync); 17] = [
     &CLAIMS,
     &EXECUTIONS,
     &COMMITS,
@@ -138,6 +144,7 @@ static ALL: [&(dyn Instrument + Sync); 16] = [
     &FENCED_WRITES,
     &STEP_SECONDS,
     &RUN_SECONDS,
+    &GIVEN_UP,
     &RETRIES,
     &RECOVERIES,
     &WAITS,

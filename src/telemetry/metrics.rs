@@ -44,7 +44,7 @@ const GAUGES: [(Gauge, &str, &str, &str, &[&str]); 4] = [
     (
         Gauge::Executors,
         "stepwell_executors",
-        "Processes that have registered to execute and were not declared dead.",
+        "Processes that execute: registered, and with a heartbeat younger than EXECUTOR_EXPIRY_MS.",
         "{process}",
         &[],
     ),
@@ -56,15 +56,17 @@ static WATCHED: OnceLock<Watched> = OnceLock::new();
 struct Watched {
     db: Database,
     app_version: String,
+    executor_expiry_ms: i64,
     last: Mutex<Option<(Instant, Vec<Metric>)>>,
 }
 
 /// Shows the gauges of `db` from now on.
-pub(super) fn watch(db: &Database, app_version: &str) {
+pub(super) fn watch(db: &Database, app_version: &str, executor_expiry_ms: i64) {
     // A second call, by an embedding program, keeps the first one's.
     let _ = WATCHED.set(Watched {
         db: db.clone(),
         app_version: app_version.to_owned(),
+        executor_expiry_ms,
         last: Mutex::new(None),
     });
 }
@@ -89,7 +91,8 @@ impl Watched {
         {
             return metrics.clone();
         }
-        let answer = tokio::time::timeout(DEADLINE, gauges::read(&self.db)).await;
+        let asked = gauges::read(&self.db, self.executor_expiry_ms);
+        let answer = tokio::time::timeout(DEADLINE, asked).await;
         let up = matches!(answer, Ok(Ok(_)));
         let mut metrics = vec![single(
             "stepwell_database_up",
@@ -147,13 +150,25 @@ fn single(name: &'static str, help: &'static str, value: f64) -> Metric {
 }
 
 fn build_info(app_version: &str) -> Metric {
-    let labels = vec![env!("CARGO_PKG_VERSION").to_owned(), app_version.to_owned()];
+    let labels = vec![
+        env!("CARGO_PKG_VERSION").to_owned(),
+        env!("STEPWELL_COMMIT").to_owned(),
+        migration::newest(),
+        migration::DBOS_VERSION.to_string(),
+        app_version.to_owned(),
+    ];
     Metric {
-        labels: &["version", "app_version"],
+        labels: &[
+            "version",
+            "commit",
+            "schema_app",
+            "schema_dbos",
+            "app_version",
+        ],
         points: vec![(labels, Value::Number(1.0))],
         ..single(
             "stepwell_build_info",
-            "Always 1; the labels say what runs.",
+            "Always 1; the labels say what runs: what `--version` says, and DBOS__APPVERSION.",
             1.0,
         )
     }

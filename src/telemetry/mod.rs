@@ -92,7 +92,7 @@ impl Exporting {
     }
 }
 
-/// Shows the gauges of `db` with the other metrics from now on.
-pub fn watch(db: &Database, app_version: &str) {
-    metrics::watch(db, app_version);
+/// Shows the gauges of `db` with the other metrics from now on. `executor_expiry_ms` is the age of a heartbeat at which a process is dead.
+pub fn watch(db: &Database, app_version: &str, executor_expiry_ms: i64) {
+    metrics::watch(db, app_version, executor_expiry_ms);
 }

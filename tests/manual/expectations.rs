@@ -364,17 +364,16 @@ impl Reader {
             .map_err(|error| format!("port 4318: {error}"))?;
         let receiver = otlp::Receiver::listen(listener, otlp::Manners::Takes, false);
         let pasted = self.paste(block).await;
-        let spans = receiver
-            .received()
-            .spans
-            .iter()
-            .filter(|span| span.name == "run")
-            .count();
+        let (spans, logs) = {
+            let received = receiver.received();
+            let runs = received.spans.iter().filter(|span| span.name == "run");
+            (runs.count(), received.logs.len())
+        };
         pasted?;
         ensure(
-            spans >= 1,
-            "the run's span arrives",
-            format!("{spans} of them"),
+            spans >= 1 && logs >= 1,
+            "the run's span and log records arrive",
+            format!("{spans} and {logs} of them"),
         )
     }
 

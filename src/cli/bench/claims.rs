@@ -209,9 +209,9 @@ async fn claim_open(
 ) -> Result<Vec<Claimed>, StoreError> {
     let tx = db.begin().await?;
     let found = candidates::lock_queued(&tx, claimer, queue, most, front).await?;
-    let claimed = claims::take(&tx, claimer, found, None).await?;
+    let taken = claims::take(&tx, claimer, found, None).await?;
     tx.commit().await?;
-    Ok(claimed)
+    Ok(taken.claimed)
 }
 
 /// A claim from a queue with limits.
@@ -234,9 +234,9 @@ async fn claim(
     let live = queue_limits::live(&tx, queue, &claimer.executor_id, row.takes_turns()).await?;
     let allowance = queue_limits::allowance(&row, &live, slots);
     let choice = turns::choose(&tx, claimer, wish, &row, (&live, &allowance), turn).await?;
-    let claimed = claims::take(&tx, claimer, choice.candidates, None).await?;
+    let taken = claims::take(&tx, claimer, choice.candidates, None).await?;
     tx.commit().await?;
-    Ok((claimed.len(), choice.turn))
+    Ok((taken.claimed.len(), choice.turn))
 }
 
 fn claimer() -> Claimer {

@@ -13,11 +13,12 @@ use crate::{
     store::{
         StoreError,
         backend::retrying,
-        candidates,
-        claims::{self, Claimed},
+        candidates::{self, Candidate},
+        claims::{self, Claimed, Taken},
         queue_limits,
         turns::{self, Choice, Wish},
     },
+    telemetry::instruments::GIVEN_UP,
 };
 
 /// How old the list of limited queues may be.
@@ -175,8 +176,9 @@ impl Worker {
                 found.extend(queued);
             }
             claimable_at_point(woken, found.len());
-            let claimed = claims::take(&tx, &life.claimer, found, None).await?;
+            let Taken { claimed, given_up } = claims::take(&tx, &life.claimer, found, None).await?;
             tx.commit().await?;
+            tell(&given_up);
             claimed_at_point(woken, claimed.len());
             Ok((claimed, more))
         })
@@ -205,11 +207,12 @@ impl Worker {
             let (woken, started) = (choice.woken, found.len() - choice.woken);
             claimable_at_point(woken, found.len());
             let rated_at = allowance.rate_limited.then_some(live.now);
-            let claimed = claims::take(&tx, claimer, found, rated_at).await?;
+            let Taken { claimed, given_up } = claims::take(&tx, claimer, found, rated_at).await?;
             if allowance.rate_limited && started > 0 {
                 queue_limits::spend(&tx, queue, &row, live.now, started).await?;
             }
             tx.commit().await?;
+            tell(&given_up);
             if let Some(opens_at) = allowance.opens_at {
                 self.signals.due_at(opens_at);
             }
@@ -217,6 +220,19 @@ impl Worker {
             Ok((claimed, choice))
         })
         .await
+    }
+}
+
+/// Tells of workflows that have just ended because they were claimed too often without progress: nobody executes them, so nobody else does.
+fn tell(given_up: &[Candidate]) {
+    for workflow in given_up {
+        GIVEN_UP.add(&[&workflow.name], 1);
+        tracing::warn!(
+            workflow = workflow.workflow_uuid,
+            name = workflow.name,
+            attempts = workflow.recovery_attempts,
+            "given up: it was claimed too often without progress"
+        );
     }
 }
 
