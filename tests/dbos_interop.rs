@@ -154,10 +154,9 @@ on_both_databases! {
 
     async fn their_clients_act_on_our_queued_run(stage: Stage) {
         stage.migrate().await;
-        let url = stage.database_url().to_owned();
         for sdk in Sdk::of(&stage).await {
             let (run, other) = {
-                let api = stage.serve_attached(&url).await;
+                let api = stage.start("api", &[]).await;
                 let run = api.start_golden_run().await;
                 let other = api.start_golden_run().await;
                 assert_eq!(api.header(&run).await["status"], "ENQUEUED", "nobody executes it");
