@@ -178,21 +178,32 @@ impl TraceContext {
         Self { span_id, ..self }
     }
 
-    /// Reads a W3C `traceparent` of version 00.
+    /// Reads a W3C `traceparent`. One of a later version is read as far as version 00 goes: what follows is for those who know it.
     pub fn parse(text: &str) -> Option<Self> {
         let mut parts = text.split('-');
         let (version, trace, span, flags) =
             (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-        let lower = !text.bytes().any(|b| b.is_ascii_uppercase());
-        if version != "00" || parts.next().is_some() || flags.len() != 2 || !lower {
+        match parse_byte(version)? {
+            0x00 if parts.next().is_some() => return None,
+            0xff => return None,
+            _ => {}
+        }
+        let is_lower = |part: &str| !part.bytes().any(|b| b.is_ascii_uppercase());
+        if !is_lower(trace) || !is_lower(span) {
             return None;
         }
         Some(Self {
             trace_id: TraceId::parse(trace)?,
             span_id: SpanId::parse(span)?,
-            sampled: u8::from_str_radix(flags, 16).ok()? & 1 == 1,
+            sampled: parse_byte(flags)? & 1 == 1,
         })
     }
+}
+
+/// Two hexadecimal digits, lower case.
+fn parse_byte(text: &str) -> Option<u8> {
+    let digits = text.len() == 2 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    digits.then(|| u8::from_str_radix(text, 16).ok()).flatten()
 }
 
 impl fmt::Display for TraceContext {
@@ -352,11 +363,28 @@ mod tests {
     }
 
     #[test]
+    fn a_traceparent_of_a_later_version_is_read_as_far_as_it_is_known() {
+        let known = TraceContext::parse(PARENT);
+        for later in [
+            "01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            "cc-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-03",
+            "fe-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-What-follows",
+            "01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-",
+        ] {
+            assert_eq!(TraceContext::parse(later), known, "{later}");
+        }
+    }
+
+    #[test]
     fn a_traceparent_that_is_none_is_refused() {
         for bad in [
             "",
             "garbage",
-            "01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            "0-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            "0A-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            "01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01x",
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-+1",
             "00-00000000000000000000000000000000-b7ad6b7169203331-01",
             "00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01",
             "00-0AF7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
