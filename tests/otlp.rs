@@ -30,12 +30,12 @@ fn exporting<'a>(base: &'a str, more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'
     env
 }
 
-/// Starts a golden run as `CALLER`'s request.
-async fn start_as_caller(server: &Server) -> String {
+/// Starts a golden run as `caller`'s request.
+async fn start_as(server: &Server, caller: &str) -> String {
     let intent = server.create_intent("traced", json!({})).await;
     let answer = reqwest::Client::new()
         .post(format!("{}/api/runs", server.base()))
-        .header("traceparent", CALLER)
+        .header("traceparent", caller)
         .header("content-type", "application/json")
         .body(Server::start_request(&intent, "sandbox-default").to_string())
         .send()
@@ -98,7 +98,7 @@ on_both_databases! {
         let base = receiver.base();
         let server = stage.serve_with(&exporting(&base, &[("OTEL_SERVICE_NAME", "lab"), ("EXECUTOR_EXPIRY_MS", "1000")])).await;
 
-        let run = start_as_caller(&server).await;
+        let run = start_as(&server, CALLER).await;
         server.wait_next_action(&run, "APPROVE_PLAN").await;
         let trace = "0af7651916cd43dd8448eb211c80319c";
         spans_of(&receiver, trace, &["CompileST", "ApplyPatchST", "claim"]).await;
@@ -138,6 +138,54 @@ on_both_databases! {
         let all: Vec<String> = received.spans.iter().map(|span| hex(&span.span_id)).collect();
         assert_eq!(all.len(), all.iter().collect::<BTreeSet<_>>().len());
         assert!(received.resources.iter().any(|pair| pair == "service.name=lab"), "{:?}", received.resources);
+    }
+
+    async fn what_is_not_sampled_is_exported_by_no_worker(stage: Stage) {
+        let receiver = Receiver::http(Manners::Takes).await;
+        let base = receiver.base();
+        // They export nothing, and decide nevertheless.
+        let silent = stage.start("api", &[("OTEL_TRACES_SAMPLER", "always_off")]).await;
+        let api = stage.start("api", &[]).await;
+        let worker = stage.start("worker", &exporting(&base, &[])).await;
+
+        let not_sampled = "00-1af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00";
+        let unwanted = [start_as(&silent, CALLER).await, silent.start_golden_run().await, start_as(&api, not_sampled).await];
+        let wanted = api.start_golden_run().await;
+        for run in unwanted.iter().chain([&wanted]) {
+            api.approve(run).await;
+            api.wait_status(run, "SUCCESS").await;
+        }
+        let trace_of = async |run: &str| api.header(run).await["traceId"].as_str().unwrap().to_owned();
+        spans_of(&receiver, &trace_of(&wanted).await, &["run", "task", "ExecuteST"]).await;
+        // It tells what it has to tell before it ends.
+        worker.terminate().await;
+
+        for run in &unwanted {
+            let trace = trace_of(run).await;
+            let told = receiver.received().spans.iter().filter(|span| hex(&span.trace_id) == trace).count();
+            assert_eq!(told, 0, "{trace}");
+        }
+    }
+
+    async fn a_worker_that_samples_by_itself_heeds_nobody(stage: Stage) {
+        let api = stage.start("api", &[]).await;
+        for (sampler, ratio) in [("always_off", "1"), ("traceidratio", "0")] {
+            let receiver = Receiver::http(Manners::Takes).await;
+            let base = receiver.base();
+            let sampling = [("OTEL_TRACES_SAMPLER", sampler), ("OTEL_TRACES_SAMPLER_ARG", ratio)];
+            let worker = stage.start("worker", &exporting(&base, &sampling)).await;
+            let run = start_as(&api, CALLER).await;
+            api.approve(&run).await;
+            let header = api.wait_status(&run, "SUCCESS").await;
+            let trace = header["traceId"].as_str().unwrap();
+            eventually(DEADLINE, "the worker exports log records of the run", || async {
+                let of_run = receiver.received().logs.iter().filter(|log| hex(&log.trace_id) == trace).count();
+                if of_run > 0 { Ok(()) } else { Err(of_run) }
+            })
+            .await;
+            worker.terminate().await;
+            assert_eq!(receiver.received().spans.len(), 0, "{sampler}");
+        }
     }
 
     async fn a_run_is_one_trace_across_invocations_that_come_and_go(stage: Stage) {

@@ -40,10 +40,11 @@ pub struct Exporting(otlp::Exports);
 impl Telemetry {
     /// Starts to write logs to standard error, as `RUST_LOG` filters them, or `otherwise`, and to gather what is to be exported.
     pub fn init(config: &TelemetryConfig, format: LogFormat, otherwise: &str) -> Self {
+        spans::decide_by(config.sampler);
         let (mut spans, mut logs, mut export) = (None, None, None);
         if config.traces.is_some() {
             let (queue, gathered) = queue::Queue::new("spans", config.span_batches.queue);
-            spans::send_to(queue, config.sampler);
+            spans::send_to(queue);
             spans = Some(gathered);
         }
         if config.logs.is_some() {

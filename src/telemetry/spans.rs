@@ -13,7 +13,9 @@ use sha2::{Digest, Sha256};
 use super::queue::Queue;
 
 /// Where spans go; unset without a receiver.
-static SINK: OnceLock<(Queue<Span>, Sampler)> = OnceLock::new();
+static SINK: OnceLock<Queue<Span>> = OnceLock::new();
+/// Which traces are exported, by whatever process: also one without a receiver decides for those that it begins.
+static SAMPLER: OnceLock<Sampler> = OnceLock::new();
 
 tokio::task_local! {
     /// The span of the request that this task answers.
@@ -21,9 +23,15 @@ tokio::task_local! {
 }
 
 /// Sends spans there, from now on.
-pub(super) fn send_to(queue: Queue<Span>, sampler: Sampler) {
+pub(super) fn send_to(queue: Queue<Span>) {
     // A second call, by an embedding program, keeps the first one's.
-    let _ = SINK.set((queue, sampler));
+    let _ = SINK.set(queue);
+}
+
+/// Decides like this, from now on.
+pub(super) fn decide_by(sampler: Sampler) {
+    // As above.
+    let _ = SAMPLER.set(sampler);
 }
 
 /// Whether anybody wants spans: without, none needs to be built.
@@ -31,10 +39,10 @@ pub fn wanted() -> bool {
     SINK.get().is_some()
 }
 
-/// Hands in a span that happened.
+/// Hands in a span that happened. What its trace says of itself is a caller's decision to the sampler of this process.
 pub fn record(span: Span) {
-    if let Some((queue, _)) = SINK.get()
-        && span.context.sampled
+    if let Some(queue) = SINK.get()
+        && sampled(span.context.trace_id, Some(span.context.sampled))
     {
         queue.push(span);
     }
@@ -42,11 +50,8 @@ pub fn record(span: Span) {
 
 /// Whether a trace is exported whose caller, where there is one, said `of_caller`.
 pub fn sampled(trace_id: TraceId, of_caller: Option<bool>) -> bool {
-    match SINK.get() {
-        Some((_, sampler)) => sampler.samples(trace_id, of_caller),
-        // Another process may export it.
-        None => of_caller.unwrap_or(true),
-    }
+    let sampler = SAMPLER.get().copied().unwrap_or_default();
+    sampler.samples(trace_id, of_caller)
 }
 
 /// Runs `work` as the answer to the request whose span is `context`.
@@ -420,5 +425,10 @@ mod tests {
         assert!(sampler.samples(TraceId([255; 16]), Some(true)));
         assert!(!Sampler::default().samples(TraceId::random(), Some(false)));
         assert!(Sampler::default().samples(TraceId::random(), None));
+        let alone = Sampler {
+            parent_based: false,
+            ratio: 0.0,
+        };
+        assert!(!alone.samples(TraceId([255; 16]), Some(true)));
     }
 }
