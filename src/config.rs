@@ -4,7 +4,7 @@ mod access;
 pub mod telemetry;
 pub mod variables;
 
-use std::{fmt::Display, path::PathBuf, str::FromStr, time::Duration};
+use std::{fmt::Display, io::IsTerminal, path::PathBuf, str::FromStr, time::Duration};
 
 pub use access::{Access, Token};
 
@@ -266,6 +266,11 @@ impl Config {
 /// A variable that means something to a person's session and nothing to a service.
 pub fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// Whether what is written there may have colours: to a terminal, unless somebody has asked for none.
+pub(crate) fn is_coloured(out: &impl IsTerminal) -> bool {
+    out.is_terminal() && variable("NO_COLOR").is_none()
 }
 
 /// The name of this machine.

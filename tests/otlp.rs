@@ -364,6 +364,15 @@ on_both_databases! {
         assert!(refused.log().contains("gRPC status 14"), "{}", refused.log());
     }
 
+    async fn a_log_that_no_terminal_shows_has_no_colours(stage: Stage) {
+        let server = stage.serve_with(&[("RUST_LOG", "info,stepwell=debug")]).await;
+        let run = server.start_golden_run().await;
+        server.wait_next_action(&run, "APPROVE_PLAN").await;
+
+        let log = server.log();
+        assert!(log.contains("DEBUG") && !log.contains('\u{1b}'), "{log:?}");
+    }
+
     async fn a_command_tells_of_its_run_before_it_ends(stage: Stage) {
         let receiver = Receiver::http(Manners::Takes).await;
         let base = receiver.base();

@@ -18,7 +18,10 @@ pub use endpoint::scraped;
 pub use otlp::ReceiverError;
 
 use crate::{
-    config::telemetry::{LogFormat, TelemetryConfig},
+    config::{
+        is_coloured,
+        telemetry::{LogFormat, TelemetryConfig},
+    },
     store::Database,
 };
 
@@ -57,6 +60,7 @@ impl Telemetry {
         let people = (!json).then(|| {
             tracing_subscriber::fmt::layer()
                 .with_writer(std::io::stderr)
+                .with_ansi(is_coloured(&std::io::stderr()))
                 .with_target(false)
         });
         let lines = (json || export.is_some()).then_some(logs::Lines { json, export });
