@@ -274,7 +274,7 @@ pub(crate) fn is_coloured(out: &impl IsTerminal) -> bool {
 }
 
 /// The name of this machine.
-fn hostname() -> String {
+pub(crate) fn hostname() -> String {
     let read = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let name: String = read
         .trim()

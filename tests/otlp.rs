@@ -138,6 +138,10 @@ on_both_databases! {
         let all: Vec<String> = received.spans.iter().map(|span| hex(&span.span_id)).collect();
         assert_eq!(all.len(), all.iter().collect::<BTreeSet<_>>().len());
         assert!(received.resources.iter().any(|pair| pair == "service.name=lab"), "{:?}", received.resources);
+        for (attribute, values) in [("service.instance.id=", 2), ("process.pid=", 2), ("host.name=", 1)] {
+            let found: BTreeSet<&String> = received.resources.iter().filter(|pair| pair.starts_with(attribute)).collect();
+            assert_eq!(found.len(), values, "two processes on one machine: {found:?}");
+        }
     }
 
     async fn what_is_not_sampled_is_exported_by_no_worker(stage: Stage) {
