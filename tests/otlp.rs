@@ -330,6 +330,16 @@ on_both_databases! {
             let endpoint = format!("{base}/v1/traces");
             assert!(process.log().contains(&endpoint) && process.log().contains("OTLP_REQUIRED"), "{command}: {}", process.log());
         }
+        for (signal, path) in [("LOGS", "logs"), ("METRICS", "metrics")] {
+            let variable = format!("OTEL_EXPORTER_OTLP_{signal}_ENDPOINT");
+            for base in [&nobody, &refusing.base()] {
+                let process = stage.spawn("serve", &[("OTLP_REQUIRED", "1"), (&variable, base)]).await;
+                let status = process.wait_exit().await;
+                assert_eq!(status.code(), Some(78), "{variable}: {}", process.log());
+                let endpoint = format!("{base}/v1/{path}");
+                assert!(process.log().contains(&endpoint) && process.log().contains(&variable), "{variable}: {}", process.log());
+            }
+        }
         assert_eq!(stage.row_counts().await, before);
 
         let taking = Receiver::http(Manners::Takes).await;
