@@ -378,6 +378,47 @@ on_both_databases! {
         assert!(refused.log().contains("gRPC status 14"), "{}", refused.log());
     }
 
+    async fn requests_are_compressed_over_http_and_over_grpc(stage: Stage) {
+        for (receiver, protocol, header) in [
+            (Receiver::http(Manners::Takes).await, "http/protobuf", "content-encoding: gzip"),
+            (Receiver::grpc(Manners::Takes).await, "grpc", "grpc-encoding: gzip"),
+        ] {
+            let base = receiver.base();
+            let gzip = [("OTEL_EXPORTER_OTLP_PROTOCOL", protocol), ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip"), ("OTLP_REQUIRED", "1")];
+            let mut command = stage.command(&["run", "--", "true"]);
+            let output = command.envs(exporting(&base, &gzip)).output().await.unwrap();
+            assert!(output.status.success(), "{output:?}");
+
+            let received = receiver.received();
+            assert!(received.spans.iter().any(|span| span.name == "run"), "{protocol}");
+            assert!(!received.logs.is_empty() && !received.metrics.is_empty(), "{protocol}");
+            assert_eq!(received.compressed, received.requests, "{protocol}");
+            for path in ["/v1/traces", "/v1/logs", "/v1/metrics"] {
+                assert!(received.headers.contains(&format!("{path} {header}")), "{path}: {:?}", received.headers);
+            }
+        }
+    }
+
+    async fn what_a_process_that_ends_loses_is_told(stage: Stage) {
+        for (manners, wanted) in [
+            (Manners::Hangs, "telemetry is lost, for this process ends"),
+            (Manners::RejectsOne, "it rejects 1 of "),
+        ] {
+            let receiver = Receiver::http(manners).await;
+            let mut command = stage.command(&["run", "--", "true"]);
+            let output = command.env("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.base()).output().await.unwrap();
+            assert!(output.status.success(), "{output:?}");
+
+            let said = String::from_utf8(output.stderr).unwrap();
+            let endpoint = format!("{}/v1/traces", receiver.base());
+            let told: Vec<&str> = said.lines().filter(|line| line.contains(wanted) && line.contains(&endpoint)).collect();
+            let [line] = told[..] else { panic!("{manners:?}: {said}") };
+            let lost = line.split("lost=").nth(1).and_then(|rest| rest.split(' ').next()?.parse::<u64>().ok());
+            assert!(lost.is_some_and(|lost| lost > 0), "{line}");
+            assert!(manners == Manners::Hangs || line.contains(": no"), "in its words: {line}");
+        }
+    }
+
     async fn a_log_that_no_terminal_shows_has_no_colours(stage: Stage) {
         let server = stage.serve_with(&[("RUST_LOG", "info,stepwell=debug")]).await;
         let run = server.start_golden_run().await;
