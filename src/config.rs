@@ -4,7 +4,7 @@ mod access;
 pub mod telemetry;
 pub mod variables;
 
-use std::{fmt::Display, path::PathBuf, str::FromStr, time::Duration};
+use std::{fmt::Display, io::IsTerminal, path::PathBuf, str::FromStr, time::Duration};
 
 pub use access::{Access, Token};
 
@@ -278,8 +278,13 @@ pub fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
+/// Whether what is written there may have colours: to a terminal, unless somebody has asked for none.
+pub(crate) fn is_coloured(out: &impl IsTerminal) -> bool {
+    out.is_terminal() && variable("NO_COLOR").is_none()
+}
+
 /// The name of this machine.
-fn hostname() -> String {
+pub(crate) fn hostname() -> String {
     let read = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let name: String = read
         .trim()

@@ -30,12 +30,12 @@ fn exporting<'a>(base: &'a str, more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'
     env
 }
 
-/// Starts a golden run as `CALLER`'s request.
-async fn start_as_caller(server: &Server) -> String {
+/// Starts a golden run as `caller`'s request.
+async fn start_as(server: &Server, caller: &str) -> String {
     let intent = server.create_intent("traced", json!({})).await;
     let answer = reqwest::Client::new()
         .post(format!("{}/api/runs", server.base()))
-        .header("traceparent", CALLER)
+        .header("traceparent", caller)
         .header("content-type", "application/json")
         .body(Server::start_request(&intent, "sandbox-default").to_string())
         .send()
@@ -98,7 +98,7 @@ on_both_databases! {
         let base = receiver.base();
         let server = stage.serve_with(&exporting(&base, &[("OTEL_SERVICE_NAME", "lab"), ("EXECUTOR_EXPIRY_MS", "1000")])).await;
 
-        let run = start_as_caller(&server).await;
+        let run = start_as(&server, CALLER).await;
         server.wait_next_action(&run, "APPROVE_PLAN").await;
         let trace = "0af7651916cd43dd8448eb211c80319c";
         spans_of(&receiver, trace, &["CompileST", "ApplyPatchST", "claim"]).await;
@@ -138,6 +138,58 @@ on_both_databases! {
         let all: Vec<String> = received.spans.iter().map(|span| hex(&span.span_id)).collect();
         assert_eq!(all.len(), all.iter().collect::<BTreeSet<_>>().len());
         assert!(received.resources.iter().any(|pair| pair == "service.name=lab"), "{:?}", received.resources);
+        for (attribute, values) in [("service.instance.id=", 2), ("process.pid=", 2), ("host.name=", 1)] {
+            let found: BTreeSet<&String> = received.resources.iter().filter(|pair| pair.starts_with(attribute)).collect();
+            assert_eq!(found.len(), values, "two processes on one machine: {found:?}");
+        }
+    }
+
+    async fn what_is_not_sampled_is_exported_by_no_worker(stage: Stage) {
+        let receiver = Receiver::http(Manners::Takes).await;
+        let base = receiver.base();
+        // They export nothing, and decide nevertheless.
+        let silent = stage.start("api", &[("OTEL_TRACES_SAMPLER", "always_off")]).await;
+        let api = stage.start("api", &[]).await;
+        let worker = stage.start("worker", &exporting(&base, &[])).await;
+
+        let not_sampled = "00-1af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00";
+        let unwanted = [start_as(&silent, CALLER).await, silent.start_golden_run().await, start_as(&api, not_sampled).await];
+        let wanted = api.start_golden_run().await;
+        for run in unwanted.iter().chain([&wanted]) {
+            api.approve(run).await;
+            api.wait_status(run, "SUCCESS").await;
+        }
+        let trace_of = async |run: &str| api.header(run).await["traceId"].as_str().unwrap().to_owned();
+        spans_of(&receiver, &trace_of(&wanted).await, &["run", "task", "ExecuteST"]).await;
+        // It tells what it has to tell before it ends.
+        worker.terminate().await;
+
+        for run in &unwanted {
+            let trace = trace_of(run).await;
+            let told = receiver.received().spans.iter().filter(|span| hex(&span.trace_id) == trace).count();
+            assert_eq!(told, 0, "{trace}");
+        }
+    }
+
+    async fn a_worker_that_samples_by_itself_heeds_nobody(stage: Stage) {
+        let api = stage.start("api", &[]).await;
+        for (sampler, ratio) in [("always_off", "1"), ("traceidratio", "0")] {
+            let receiver = Receiver::http(Manners::Takes).await;
+            let base = receiver.base();
+            let sampling = [("OTEL_TRACES_SAMPLER", sampler), ("OTEL_TRACES_SAMPLER_ARG", ratio)];
+            let worker = stage.start("worker", &exporting(&base, &sampling)).await;
+            let run = start_as(&api, CALLER).await;
+            api.approve(&run).await;
+            let header = api.wait_status(&run, "SUCCESS").await;
+            let trace = header["traceId"].as_str().unwrap();
+            eventually(DEADLINE, "the worker exports log records of the run", || async {
+                let of_run = receiver.received().logs.iter().filter(|log| hex(&log.trace_id) == trace).count();
+                if of_run > 0 { Ok(()) } else { Err(of_run) }
+            })
+            .await;
+            worker.terminate().await;
+            assert_eq!(receiver.received().spans.len(), 0, "{sampler}");
+        }
     }
 
     async fn a_run_is_one_trace_across_invocations_that_come_and_go(stage: Stage) {
@@ -278,6 +330,16 @@ on_both_databases! {
             let endpoint = format!("{base}/v1/traces");
             assert!(process.log().contains(&endpoint) && process.log().contains("OTLP_REQUIRED"), "{command}: {}", process.log());
         }
+        for (signal, path) in [("LOGS", "logs"), ("METRICS", "metrics")] {
+            let variable = format!("OTEL_EXPORTER_OTLP_{signal}_ENDPOINT");
+            for base in [&nobody, &refusing.base()] {
+                let process = stage.spawn("serve", &[("OTLP_REQUIRED", "1"), (&variable, base)]).await;
+                let status = process.wait_exit().await;
+                assert_eq!(status.code(), Some(78), "{variable}: {}", process.log());
+                let endpoint = format!("{base}/v1/{path}");
+                assert!(process.log().contains(&endpoint) && process.log().contains(&variable), "{variable}: {}", process.log());
+            }
+        }
         assert_eq!(stage.row_counts().await, before);
 
         let taking = Receiver::http(Manners::Takes).await;
@@ -314,6 +376,56 @@ on_both_databases! {
         let refused = stage.spawn("serve", &exporting(&base, &grpc)).await;
         assert_eq!(refused.wait_exit().await.code(), Some(78), "{}", refused.log());
         assert!(refused.log().contains("gRPC status 14"), "{}", refused.log());
+    }
+
+    async fn requests_are_compressed_over_http_and_over_grpc(stage: Stage) {
+        for (receiver, protocol, header) in [
+            (Receiver::http(Manners::Takes).await, "http/protobuf", "content-encoding: gzip"),
+            (Receiver::grpc(Manners::Takes).await, "grpc", "grpc-encoding: gzip"),
+        ] {
+            let base = receiver.base();
+            let gzip = [("OTEL_EXPORTER_OTLP_PROTOCOL", protocol), ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip"), ("OTLP_REQUIRED", "1")];
+            let mut command = stage.command(&["run", "--", "true"]);
+            let output = command.envs(exporting(&base, &gzip)).output().await.unwrap();
+            assert!(output.status.success(), "{output:?}");
+
+            let received = receiver.received();
+            assert!(received.spans.iter().any(|span| span.name == "run"), "{protocol}");
+            assert!(!received.logs.is_empty() && !received.metrics.is_empty(), "{protocol}");
+            assert_eq!(received.compressed, received.requests, "{protocol}");
+            for path in ["/v1/traces", "/v1/logs", "/v1/metrics"] {
+                assert!(received.headers.contains(&format!("{path} {header}")), "{path}: {:?}", received.headers);
+            }
+        }
+    }
+
+    async fn what_a_process_that_ends_loses_is_told(stage: Stage) {
+        for (manners, wanted) in [
+            (Manners::Hangs, "telemetry is lost, for this process ends"),
+            (Manners::RejectsOne, "it rejects 1 of "),
+        ] {
+            let receiver = Receiver::http(manners).await;
+            let mut command = stage.command(&["run", "--", "true"]);
+            let output = command.env("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.base()).output().await.unwrap();
+            assert!(output.status.success(), "{output:?}");
+
+            let said = String::from_utf8(output.stderr).unwrap();
+            let endpoint = format!("{}/v1/traces", receiver.base());
+            let told: Vec<&str> = said.lines().filter(|line| line.contains(wanted) && line.contains(&endpoint)).collect();
+            let [line] = told[..] else { panic!("{manners:?}: {said}") };
+            let lost = line.split("lost=").nth(1).and_then(|rest| rest.split(' ').next()?.parse::<u64>().ok());
+            assert!(lost.is_some_and(|lost| lost > 0), "{line}");
+            assert!(manners == Manners::Hangs || line.contains(": no"), "in its words: {line}");
+        }
+    }
+
+    async fn a_log_that_no_terminal_shows_has_no_colours(stage: Stage) {
+        let server = stage.serve_with(&[("RUST_LOG", "info,stepwell=debug")]).await;
+        let run = server.start_golden_run().await;
+        server.wait_next_action(&run, "APPROVE_PLAN").await;
+
+        let log = server.log();
+        assert!(log.contains("DEBUG") && !log.contains('\u{1b}'), "{log:?}");
     }
 
     async fn a_command_tells_of_its_run_before_it_ends(stage: Stage) {

@@ -5,6 +5,8 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
+use crate::config::is_coloured;
+
 /// What a word is to the reader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Paint {
@@ -19,7 +21,7 @@ pub(super) fn paint(paint: Paint, text: &str) -> String {
     paint_for(&std::io::stdout(), paint, text)
 }
 
-/// `text` in its colour, when `out` is a terminal and nobody has asked for none.
+/// `text` in its colour, when `out` takes colours.
 pub(super) fn paint_for(out: &impl IsTerminal, paint: Paint, text: &str) -> String {
     let code = match paint {
         Paint::Good => "32",
@@ -27,7 +29,7 @@ pub(super) fn paint_for(out: &impl IsTerminal, paint: Paint, text: &str) -> Stri
         Paint::Faint => "2",
         Paint::Plain => return text.to_owned(),
     };
-    if out.is_terminal() && crate::config::variable("NO_COLOR").is_none() {
+    if is_coloured(out) {
         format!("\x1b[{code}m{text}\x1b[0m")
     } else {
         text.to_owned()

@@ -130,7 +130,8 @@ pub static EXPORTED: Counter = Counter::new(
 /// What the telemetry itself lost.
 pub static DROPPED: Counter = Counter::new(
     "stepwell_telemetry_dropped_total",
-    "Spans, log records and batches of metrics that were lost: queue_full, refused, unreachable, or rejected by a receiver that took the rest.",
+    "Spans, log records and batches of metrics that were lost: queue_full, refused, unreachable, stopped (the process ended first), or rejected by \
+     a receiver that took the rest.",
     &["signal", "reason"],
 );
 

@@ -18,7 +18,10 @@ pub use endpoint::scraped;
 pub use otlp::ReceiverError;
 
 use crate::{
-    config::telemetry::{LogFormat, TelemetryConfig},
+    config::{
+        is_coloured,
+        telemetry::{LogFormat, TelemetryConfig},
+    },
     store::Database,
 };
 
@@ -40,10 +43,11 @@ pub struct Exporting(otlp::Exports);
 impl Telemetry {
     /// Starts to write logs to standard error, as `RUST_LOG` filters them, or `otherwise`, and to gather what is to be exported.
     pub fn init(config: &TelemetryConfig, format: LogFormat, otherwise: &str) -> Self {
+        spans::decide_by(config.sampler);
         let (mut spans, mut logs, mut export) = (None, None, None);
         if config.traces.is_some() {
             let (queue, gathered) = queue::Queue::new("spans", config.span_batches.queue);
-            spans::send_to(queue, config.sampler);
+            spans::send_to(queue);
             spans = Some(gathered);
         }
         if config.logs.is_some() {
@@ -56,6 +60,7 @@ impl Telemetry {
         let people = (!json).then(|| {
             tracing_subscriber::fmt::layer()
                 .with_writer(std::io::stderr)
+                .with_ansi(is_coloured(&std::io::stderr()))
                 .with_target(false)
         });
         let lines = (json || export.is_some()).then_some(logs::Lines { json, export });

@@ -13,7 +13,9 @@ use sha2::{Digest, Sha256};
 use super::queue::Queue;
 
 /// Where spans go; unset without a receiver.
-static SINK: OnceLock<(Queue<Span>, Sampler)> = OnceLock::new();
+static SINK: OnceLock<Queue<Span>> = OnceLock::new();
+/// Which traces are exported, by whatever process: also one without a receiver decides for those that it begins.
+static SAMPLER: OnceLock<Sampler> = OnceLock::new();
 
 tokio::task_local! {
     /// The span of the request that this task answers.
@@ -21,9 +23,15 @@ tokio::task_local! {
 }
 
 /// Sends spans there, from now on.
-pub(super) fn send_to(queue: Queue<Span>, sampler: Sampler) {
+pub(super) fn send_to(queue: Queue<Span>) {
     // A second call, by an embedding program, keeps the first one's.
-    let _ = SINK.set((queue, sampler));
+    let _ = SINK.set(queue);
+}
+
+/// Decides like this, from now on.
+pub(super) fn decide_by(sampler: Sampler) {
+    // As above.
+    let _ = SAMPLER.set(sampler);
 }
 
 /// Whether anybody wants spans: without, none needs to be built.
@@ -31,10 +39,10 @@ pub fn wanted() -> bool {
     SINK.get().is_some()
 }
 
-/// Hands in a span that happened.
+/// Hands in a span that happened. What its trace says of itself is a caller's decision to the sampler of this process.
 pub fn record(span: Span) {
-    if let Some((queue, _)) = SINK.get()
-        && span.context.sampled
+    if let Some(queue) = SINK.get()
+        && sampled(span.context.trace_id, Some(span.context.sampled))
     {
         queue.push(span);
     }
@@ -42,11 +50,8 @@ pub fn record(span: Span) {
 
 /// Whether a trace is exported whose caller, where there is one, said `of_caller`.
 pub fn sampled(trace_id: TraceId, of_caller: Option<bool>) -> bool {
-    match SINK.get() {
-        Some((_, sampler)) => sampler.samples(trace_id, of_caller),
-        // Another process may export it.
-        None => of_caller.unwrap_or(true),
-    }
+    let sampler = SAMPLER.get().copied().unwrap_or_default();
+    sampler.samples(trace_id, of_caller)
 }
 
 /// Runs `work` as the answer to the request whose span is `context`.
@@ -178,21 +183,32 @@ impl TraceContext {
         Self { span_id, ..self }
     }
 
-    /// Reads a W3C `traceparent` of version 00.
+    /// Reads a W3C `traceparent`. One of a later version is read as far as version 00 goes: what follows is for those who know it.
     pub fn parse(text: &str) -> Option<Self> {
         let mut parts = text.split('-');
         let (version, trace, span, flags) =
             (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-        let lower = !text.bytes().any(|b| b.is_ascii_uppercase());
-        if version != "00" || parts.next().is_some() || flags.len() != 2 || !lower {
+        match parse_byte(version)? {
+            0x00 if parts.next().is_some() => return None,
+            0xff => return None,
+            _ => {}
+        }
+        let is_lower = |part: &str| !part.bytes().any(|b| b.is_ascii_uppercase());
+        if !is_lower(trace) || !is_lower(span) {
             return None;
         }
         Some(Self {
             trace_id: TraceId::parse(trace)?,
             span_id: SpanId::parse(span)?,
-            sampled: u8::from_str_radix(flags, 16).ok()? & 1 == 1,
+            sampled: parse_byte(flags)? & 1 == 1,
         })
     }
+}
+
+/// Two hexadecimal digits, lower case.
+fn parse_byte(text: &str) -> Option<u8> {
+    let digits = text.len() == 2 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    digits.then(|| u8::from_str_radix(text, 16).ok()).flatten()
 }
 
 impl fmt::Display for TraceContext {
@@ -352,11 +368,28 @@ mod tests {
     }
 
     #[test]
+    fn a_traceparent_of_a_later_version_is_read_as_far_as_it_is_known() {
+        let known = TraceContext::parse(PARENT);
+        for later in [
+            "01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            "cc-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-03",
+            "fe-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-What-follows",
+            "01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-",
+        ] {
+            assert_eq!(TraceContext::parse(later), known, "{later}");
+        }
+    }
+
+    #[test]
     fn a_traceparent_that_is_none_is_refused() {
         for bad in [
             "",
             "garbage",
-            "01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            "0-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            "0A-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            "01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01x",
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-+1",
             "00-00000000000000000000000000000000-b7ad6b7169203331-01",
             "00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01",
             "00-0AF7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
@@ -392,5 +425,10 @@ mod tests {
         assert!(sampler.samples(TraceId([255; 16]), Some(true)));
         assert!(!Sampler::default().samples(TraceId::random(), Some(false)));
         assert!(Sampler::default().samples(TraceId::random(), None));
+        let alone = Sampler {
+            parent_based: false,
+            ratio: 0.0,
+        };
+        assert!(!alone.samples(TraceId([255; 16]), Some(true)));
     }
 }

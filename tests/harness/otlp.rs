@@ -1,5 +1,6 @@
 //! A receiver of OTLP for tests: decodes the official protobufs, over HTTP and over gRPC, and misbehaves on demand.
 
+use std::io::Read;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use opentelemetry_proto::tonic::{
@@ -25,9 +26,11 @@ pub(crate) struct Received {
     pub(crate) resources: Vec<String>,
     /// `path name: value` of every request's headers.
     pub(crate) headers: Vec<String>,
-    /// The bodies as they came, one after the other.
+    /// The messages, one after the other.
     pub(crate) raw: Vec<u8>,
     pub(crate) requests: usize,
+    /// Requests that were compressed.
+    pub(crate) compressed: usize,
 }
 
 /// What a receiver does with a request.
@@ -134,17 +137,20 @@ impl Receiver {
                     Ok(_) => {}
                 }
             }
+            let compressed = says_gzip(&headers, "content-encoding");
             let body = buffer[end..end + length].to_vec();
             buffer.drain(..end + length);
             let (status, answer) = match self.manners() {
                 Manners::Hangs => std::future::pending().await,
                 Manners::Answers(status) => (status, Vec::new()),
-                Manners::Takes if !self.take(&path, &headers, &body) => (400, Vec::new()),
+                Manners::Takes if !self.take(&path, &headers, &body, compressed) => {
+                    (400, Vec::new())
+                }
                 Manners::Takes => (200, Vec::new()),
                 Manners::RejectsOne => {
-                    self.take(&path, &headers, &body);
-                    // partial_success { rejected: 1 }
-                    (200, vec![0x0a, 0x02, 0x08, 0x01])
+                    self.take(&path, &headers, &body, compressed);
+                    // partial_success { rejected: 1, error_message: "no" }
+                    (200, vec![0x0a, 0x06, 0x08, 0x01, 0x12, 0x02, b'n', b'o'])
                 }
             };
             let length = answer.len();
@@ -186,17 +192,18 @@ impl Receiver {
             "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export" => "/v1/metrics",
             other => panic!("no method of OTLP: {other}"),
         };
-        let headers = head.headers.iter();
-        let headers =
-            headers.map(|(name, value)| format!("{name}: {}", value.to_str().unwrap_or_default()));
+        let headers: Vec<String> = head
+            .headers
+            .iter()
+            .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap_or_default()))
+            .collect();
         let status = match self.manners() {
             Manners::Hangs => std::future::pending().await,
             Manners::Takes | Manners::RejectsOne => {
-                let taken = self.take(
-                    path,
-                    &headers.collect::<Vec<_>>(),
-                    frame.get(5..).unwrap_or_default(),
-                );
+                // Each message says for itself whether it is compressed; how, the headers say.
+                let compressed = frame.first() == Some(&1) && says_gzip(&headers, "grpc-encoding");
+                let message = frame.get(5..).unwrap_or_default();
+                let taken = self.take(path, &headers, message, compressed);
                 if taken { "0" } else { "3" }
             }
             Manners::Answers(_) => "14",
@@ -213,9 +220,20 @@ impl Receiver {
     }
 
     /// Decodes and keeps a request; false when it is none.
-    fn take(&self, path: &str, headers: &[String], body: &[u8]) -> bool {
+    fn take(&self, path: &str, headers: &[String], body: &[u8], compressed: bool) -> bool {
         let mut received = self.received();
         received.requests += 1;
+        let mut inflated = Vec::new();
+        let body = if compressed {
+            let mut decoder = flate2::read::GzDecoder::new(body);
+            if decoder.read_to_end(&mut inflated).is_err() {
+                return false;
+            }
+            received.compressed += 1;
+            &inflated
+        } else {
+            body
+        };
         received.raw.extend_from_slice(body);
         let headers = headers.iter().filter(|line| !line.is_empty());
         let headers: Vec<String> = headers.map(|line| format!("{path} {line}")).collect();
@@ -270,6 +288,13 @@ impl Receiver {
         received.resources.extend(attributes);
         true
     }
+}
+
+fn says_gzip(headers: &[String], name: &str) -> bool {
+    let wanted = format!("{name}: gzip");
+    headers
+        .iter()
+        .any(|line| line.eq_ignore_ascii_case(&wanted))
 }
 
 /// The value of an attribute as text.

@@ -36,7 +36,7 @@ pub(crate) fn markdown() -> String {
     ));
     let vain = NOT_HONOURED.map(|name| format!("`{name}`"));
     text.push_str(&format!(
-        "\n## Set in vain\n\nStandard variables that would change where telemetry goes, or who may read it, and that are not honoured; a warning says so at the\nstart: {}.\n",
+        "\n## Set in vain\n\nStandard variables that would change where or how telemetry goes, or who may read it, and that are not honoured; where they ask for something else than what is\ndone, a warning says so at the start: {}.\n",
         vain.join(", ")
     ));
     text

@@ -10,9 +10,11 @@ const OTLP_URL: &str = "an http or https URL, like http://127.0.0.1:4318";
 const EXPORTER: &str = "otlp or none";
 const PROTOCOL: &str = "http/protobuf or grpc";
 const PAIRS: &str = "key=value,key=value";
-const MILLISECONDS: &str = "milliseconds from 1";
+const MILLISECONDS: &str = "milliseconds from 0";
+const COMPRESSION: &str = "none or gzip";
 const BATCH: &str = "a whole number from 1 to 1000000";
 const OF_ALL: Unset = Means("that of all signals");
+const WHERE_NAMED: Unset = Means("`otlp` where an endpoint is named");
 
 pub(super) const OTLP: &[Variable] = &[
     variable(
@@ -24,7 +26,7 @@ pub(super) const OTLP: &[Variable] = &[
     variable(
         "OTEL_SDK_DISABLED",
         Is("false"),
-        SWITCH,
+        "true or false",
         "whether nothing is exported",
     ),
     variable(
@@ -53,21 +55,21 @@ pub(super) const OTLP: &[Variable] = &[
     ),
     variable(
         "OTEL_TRACES_EXPORTER",
-        Is("otlp"),
+        WHERE_NAMED,
         EXPORTER,
-        "whether spans are exported",
+        "whether spans are exported; `otlp` without an endpoint means the standard's, `http://localhost:4318` (`4317` for gRPC)",
     ),
     variable(
         "OTEL_LOGS_EXPORTER",
-        Is("otlp"),
+        WHERE_NAMED,
         EXPORTER,
-        "whether log records are exported",
+        "the same for log records",
     ),
     variable(
         "OTEL_METRICS_EXPORTER",
-        Is("otlp"),
-        EXPORTER,
-        "whether metrics are exported",
+        WHERE_NAMED,
+        "otlp or none or prometheus",
+        "the same for metrics; `prometheus`: not over OTLP, `/metrics` has them in any case",
     ),
     variable(
         "OTEL_EXPORTER_OTLP_PROTOCOL",
@@ -121,7 +123,7 @@ pub(super) const OTLP: &[Variable] = &[
         "OTEL_EXPORTER_OTLP_TIMEOUT",
         Is("10000"),
         MILLISECONDS,
-        "milliseconds that a request may take",
+        "milliseconds that a request may take; 0 is no limit",
     ),
     variable(
         "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT",
@@ -144,25 +146,25 @@ pub(super) const OTLP: &[Variable] = &[
     variable(
         "OTEL_EXPORTER_OTLP_COMPRESSION",
         Is("none"),
-        "none",
+        COMPRESSION,
         "how requests are compressed",
     ),
     variable(
         "OTEL_EXPORTER_OTLP_TRACES_COMPRESSION",
         OF_ALL,
-        "none",
+        COMPRESSION,
         "the same for spans",
     ),
     variable(
         "OTEL_EXPORTER_OTLP_LOGS_COMPRESSION",
         OF_ALL,
-        "none",
+        COMPRESSION,
         "the same for log records",
     ),
     variable(
         "OTEL_EXPORTER_OTLP_METRICS_COMPRESSION",
         OF_ALL,
-        "none",
+        COMPRESSION,
         "the same for metrics",
     ),
     variable(
@@ -216,7 +218,7 @@ pub(super) const OTLP: &[Variable] = &[
     variable(
         "OTEL_METRIC_EXPORT_INTERVAL",
         Is("60000"),
-        MILLISECONDS,
+        "milliseconds from 1",
         "milliseconds between two exports of metrics",
     ),
     variable(
@@ -229,6 +231,6 @@ pub(super) const OTLP: &[Variable] = &[
         "OTEL_RESOURCE_ATTRIBUTES",
         Means("`service.name=stepwell`"),
         PAIRS,
-        "what else is to be said of this process, percent-encoded",
+        "what else is to be said of this process, percent-encoded; counts before what it says of itself",
     ),
 ];

@@ -1,20 +1,23 @@
 //! Owns a conversation with a receiver: one request, and what its answer means. HTTP as it is, gRPC as HTTP/2 with five bytes before the message
 //! and the status in the trailers.
 
-use std::{error::Error, time::Duration};
+use std::{error::Error, io::Write, time::Duration};
 
+use flate2::write::GzEncoder;
 use http_body_util::BodyExt;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse;
-use prost::Message;
+use prost::{Message, bytes::Bytes};
 use reqwest::{
     StatusCode,
-    header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER},
+    header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER},
 };
 
-use crate::config::telemetry::{OtlpProtocol, OtlpTarget};
+use crate::config::telemetry::{Compression, OtlpProtocol, OtlpTarget};
 
 /// Bytes of an answer that are read: it says little.
 const LONGEST_ANSWER: usize = 64 * 1024;
+/// Characters of what a receiver says that are told on.
+const LONGEST_WORDS: usize = 500;
 /// The statuses of gRPC after which a request may be sent again: cancelled, deadline, exhausted, aborted, out of range, unavailable, data loss.
 const GRPC_AGAIN: [u32; 7] = [1, 4, 8, 10, 11, 14, 15];
 /// The longest pause that a receiver may ask for.
@@ -26,8 +29,18 @@ pub(super) struct Client {
     http: reqwest::Client,
     url: reqwest::Url,
     protocol: OtlpProtocol,
+    compression: Compression,
     /// The endpoint as it may be shown.
     pub(super) shown: String,
+}
+
+/// A request that a receiver took.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Taken {
+    /// Items of it that the receiver rejected.
+    pub(super) rejected: u64,
+    /// Why, in its words.
+    pub(super) reason: String,
 }
 
 /// Why a receiver did not take a request.
@@ -76,13 +89,25 @@ impl Client {
             OtlpProtocol::Grpc => "application/grpc",
         };
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+        let encoding = match target.protocol {
+            OtlpProtocol::HttpProtobuf => CONTENT_ENCODING,
+            OtlpProtocol::Grpc => HeaderName::from_static("grpc-encoding"),
+        };
+        match target.compression {
+            Compression::None => {}
+            Compression::Gzip => {
+                headers.insert(encoding, HeaderValue::from_static("gzip"));
+            }
+        }
         let mut url = target.endpoint.clone();
         // The environment belongs to the configuration, so no proxy is read from it; a redirect would take the headers along.
         let mut http = reqwest::Client::builder()
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
-            .user_agent(concat!("stepwell/", env!("CARGO_PKG_VERSION")))
-            .timeout(target.timeout);
+            .user_agent(concat!("stepwell/", env!("CARGO_PKG_VERSION")));
+        if let Some(timeout) = target.timeout {
+            http = http.timeout(timeout);
+        }
         if target.protocol == OtlpProtocol::Grpc {
             headers.insert("te", HeaderValue::from_static("trailers"));
             let mut capital = service.to_owned();
@@ -94,9 +119,6 @@ impl Client {
             ));
             http = http.http2_prior_knowledge();
         }
-        let mut shown = target.endpoint.clone();
-        // Both only fail on URLs without a host, which are refused before.
-        let _ = (shown.set_username(""), shown.set_password(None));
         Ok(Self {
             http: http
                 .default_headers(headers)
@@ -104,16 +126,27 @@ impl Client {
                 .map_err(|e| format!("cannot speak HTTP: {e}"))?,
             url,
             protocol: target.protocol,
-            shown: shown.to_string(),
+            compression: target.compression,
+            shown: shown(&target.endpoint),
         })
     }
 
-    /// Sends `message`; answers how many of its items the receiver rejected.
-    pub(super) async fn send(&self, message: Vec<u8>) -> Result<u64, Refusal> {
-        let body = match self.protocol {
-            OtlpProtocol::HttpProtobuf => message,
-            OtlpProtocol::Grpc => framed(&message),
+    /// `message` as it travels, however often it is sent.
+    pub(super) fn body(&self, message: Vec<u8>) -> Result<Bytes, Refusal> {
+        let message = match self.compression {
+            Compression::None => message,
+            Compression::Gzip => gzip(&message).map_err(|error| {
+                Refusal::lasting(format!("the request cannot be compressed: {error}"))
+            })?,
         };
+        Ok(Bytes::from(match self.protocol {
+            OtlpProtocol::HttpProtobuf => message,
+            OtlpProtocol::Grpc => framed(self.compression, &message),
+        }))
+    }
+
+    /// Sends a [`body`](Self::body).
+    pub(super) async fn send(&self, body: Bytes) -> Result<Taken, Refusal> {
         let sent = self.http.post(self.url.clone()).body(body).send().await;
         let response = sent.map_err(|e| Refusal::passing(reason(&e)))?;
         match self.protocol {
@@ -123,7 +156,17 @@ impl Client {
     }
 }
 
-async fn of_http(response: reqwest::Response) -> Result<u64, Refusal> {
+/// An endpoint as it may be shown: what stands before its host or behind its path may be a secret.
+pub(super) fn shown(endpoint: &reqwest::Url) -> String {
+    let mut shown = endpoint.clone();
+    // Both only fail on URLs without a host, which are refused before.
+    let _ = (shown.set_username(""), shown.set_password(None));
+    shown.set_query(None);
+    shown.set_fragment(None);
+    shown.to_string()
+}
+
+async fn of_http(response: reqwest::Response) -> Result<Taken, Refusal> {
     let status = response.status();
     if status.is_success() {
         // What the answer says beside its status is no reason to send again what was taken.
@@ -149,7 +192,7 @@ async fn of_http(response: reqwest::Response) -> Result<u64, Refusal> {
     })
 }
 
-async fn of_grpc(response: reqwest::Response) -> Result<u64, Refusal> {
+async fn of_grpc(response: reqwest::Response) -> Result<Taken, Refusal> {
     let status = response.status();
     if status != StatusCode::OK {
         return Err(Refusal::passing(format!(
@@ -166,7 +209,7 @@ async fn of_grpc(response: reqwest::Response) -> Result<u64, Refusal> {
         Some(code) => Err(Refusal {
             message: format!(
                 "it answered gRPC status {code} {}",
-                text("grpc-message").unwrap_or_default()
+                words(text("grpc-message").unwrap_or_default())
             ),
             again: GRPC_AGAIN.contains(&code),
             pause: None,
@@ -191,21 +234,33 @@ async fn read(response: reqwest::Response) -> Result<(Vec<u8>, HeaderMap), Strin
     Ok((bytes, trailers))
 }
 
-/// How many items an answer rejects. The answers of the three signals are the same on the wire.
-fn rejected(body: &[u8]) -> u64 {
+/// What an answer rejects. The answers of the three signals are the same on the wire.
+fn rejected(body: &[u8]) -> Taken {
     ExportTraceServiceResponse::decode(body)
         .ok()
         .and_then(|answer| answer.partial_success)
-        .map_or(0, |partial| {
-            u64::try_from(partial.rejected_spans).unwrap_or(0)
+        .map(|partial| Taken {
+            rejected: u64::try_from(partial.rejected_spans).unwrap_or(0),
+            reason: words(&partial.error_message),
         })
+        .unwrap_or_default()
 }
 
-/// A message as gRPC sends it: not compressed, its length, itself.
-fn framed(message: &[u8]) -> Vec<u8> {
+fn words(text: &str) -> String {
+    text.chars().take(LONGEST_WORDS).collect()
+}
+
+fn gzip(message: &[u8]) -> std::io::Result<Vec<u8>> {
+    let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(message)?;
+    encoder.finish()
+}
+
+/// A message as gRPC sends it: whether it is compressed, its length, itself.
+fn framed(compression: Compression, message: &[u8]) -> Vec<u8> {
     let length = u32::try_from(message.len()).unwrap_or(u32::MAX);
     let mut body = Vec::with_capacity(message.len() + 5);
-    body.push(0);
+    body.push(u8::from(compression != Compression::None));
     body.extend_from_slice(&length.to_be_bytes());
     body.extend_from_slice(message);
     body
@@ -229,12 +284,15 @@ fn reason(error: &reqwest::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+
     use opentelemetry_proto::tonic::collector::{
         logs::v1::{ExportLogsPartialSuccess, ExportLogsServiceResponse},
         metrics::v1::{ExportMetricsPartialSuccess, ExportMetricsServiceResponse},
     };
 
     use super::*;
+    use crate::config::telemetry::Headers;
 
     #[test]
     fn one_decoder_reads_what_any_receiver_rejects() {
@@ -250,8 +308,50 @@ mod tests {
                 error_message: "no".into(),
             }),
         };
-        assert_eq!(rejected(&logs.encode_to_vec()), 3);
-        assert_eq!(rejected(&metrics.encode_to_vec()), 4);
-        assert_eq!((rejected(b""), rejected(b"<html>")), (0, 0));
+        let no = |rejected| Taken {
+            rejected,
+            reason: "no".into(),
+        };
+        assert_eq!(rejected(&logs.encode_to_vec()), no(3));
+        assert_eq!(rejected(&metrics.encode_to_vec()), no(4));
+        assert_eq!(rejected(b""), Taken::default());
+        assert_eq!(rejected(b"<html>"), Taken::default());
+    }
+
+    #[test]
+    fn an_endpoint_is_shown_without_what_may_be_a_secret() {
+        for (endpoint, expected) in [
+            ("http://h:1/v1/traces", "http://h:1/v1/traces"),
+            ("https://me:pass@h/a?api_key=k#f", "https://h/a"),
+            ("http://h?api_key=k", "http://h/"),
+        ] {
+            assert_eq!(shown(&endpoint.parse().unwrap()), expected);
+        }
+    }
+
+    #[test]
+    fn a_compressed_message_says_so_and_is_the_same_again() {
+        let message = b"span ".repeat(1_000);
+        for (protocol, frame) in [(OtlpProtocol::HttpProtobuf, 0), (OtlpProtocol::Grpc, 5)] {
+            let target = OtlpTarget {
+                endpoint: "http://h:1".parse().unwrap(),
+                protocol,
+                headers: Headers::default(),
+                timeout: None,
+                compression: Compression::Gzip,
+            };
+            let client = Client::new(&target, "trace").unwrap();
+            let body = client.body(message.clone()).unwrap();
+            let (frame, compressed) = body.split_at(frame);
+            assert!(compressed.len() < message.len() / 2, "{}", compressed.len());
+            if let [flag, length @ ..] = frame {
+                let length = u32::from_be_bytes(length.try_into().unwrap());
+                assert_eq!((*flag, length as usize), (1, compressed.len()));
+            }
+            let mut inflated = Vec::new();
+            let mut decoder = flate2::read::GzDecoder::new(compressed);
+            decoder.read_to_end(&mut inflated).unwrap();
+            assert_eq!(inflated, message);
+        }
     }
 }

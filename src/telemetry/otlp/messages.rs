@@ -21,11 +21,15 @@ use opentelemetry_proto::tonic::{
 };
 use prost::Message;
 use tracing::Level;
+use uuid::Uuid;
 
-use crate::telemetry::{
-    instruments::{Kind, Metric, Value},
-    logs::Entry,
-    spans::{Attribute, Span, SpanKind},
+use crate::{
+    config::hostname,
+    telemetry::{
+        instruments::{Kind, Metric, Value},
+        logs::Entry,
+        spans::{Attribute, Span, SpanKind},
+    },
 };
 
 /// The flags of a span whose trace is exported.
@@ -42,23 +46,31 @@ pub(super) struct Exporter {
 impl Exporter {
     pub(super) fn new(attributes: &BTreeMap<String, String>) -> Self {
         let version = env!("CARGO_PKG_VERSION");
+        let text = |text: &str| any_value::Value::StringValue(text.to_owned());
         let mut all = BTreeMap::from([
-            ("service.version", version.to_owned()),
-            ("process.pid", std::process::id().to_string()),
-            ("telemetry.sdk.name", "stepwell".to_owned()),
-            ("telemetry.sdk.language", "rust".to_owned()),
-            ("telemetry.sdk.version", version.to_owned()),
+            ("service.version", text(version)),
+            // Cumulative metrics are of one process: two of one name are told apart by this alone.
+            ("service.instance.id", text(&Uuid::new_v4().to_string())),
+            ("host.name", text(&hostname())),
+            (
+                "process.pid",
+                any_value::Value::IntValue(std::process::id().into()),
+            ),
+            ("telemetry.sdk.name", text("stepwell")),
+            ("telemetry.sdk.language", text("rust")),
+            ("telemetry.sdk.version", text(version)),
         ]);
+        // What somebody says by hand counts first.
         all.extend(
             attributes
                 .iter()
-                .map(|(name, value)| (name.as_str(), value.clone())),
+                .map(|(name, value)| (name.as_str(), text(value))),
         );
         Self {
             resource: Resource {
                 attributes: all
                     .into_iter()
-                    .map(|(name, value)| key_value(name, any_value::Value::StringValue(value)))
+                    .map(|(name, value)| key_value(name, value))
                     .collect(),
                 ..Resource::default()
             },
@@ -290,5 +302,26 @@ fn metric_message(metric: &Metric, started: u64, now: u64) -> metrics::Metric {
         unit: metric.unit.to_owned(),
         data: Some(data),
         ..metrics::Metric::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_says_who_it_is_and_what_is_said_by_hand_counts_first() {
+        let said = BTreeMap::from([("host.name".to_owned(), "by-hand".to_owned())]);
+        let exporter = Exporter::new(&said);
+        let value = |name: &str| {
+            let mut attributes = exporter.resource.attributes.iter();
+            let found = attributes.find(|pair| pair.key == name);
+            found.and_then(|pair| pair.value.clone()?.value)
+        };
+        let text = |text: &str| Some(any_value::Value::StringValue(text.to_owned()));
+        assert_eq!(value("host.name"), text("by-hand"));
+        let pid = any_value::Value::IntValue(std::process::id().into());
+        assert_eq!(value("process.pid"), Some(pid));
+        assert_ne!(value("service.instance.id"), None);
     }
 }

@@ -3,52 +3,23 @@
 
 mod client;
 mod messages;
+mod receiver;
 
 use std::time::Duration;
 
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
-    time::timeout,
+    time::sleep,
 };
 
-use self::{
-    client::{Client, Refusal},
-    messages::Exporter,
-};
-use super::{
-    instruments::{DROPPED, EXPORTED},
-    logs::Entry,
-    metrics,
-    queue::fill,
-    spans::Span,
-};
-use crate::{
-    config::telemetry::{Batches, OtlpTarget, TelemetryConfig},
-    store::backend::jitter,
-};
+pub use self::receiver::ReceiverError;
+use self::{messages::Exporter, receiver::Receiver};
+use super::{logs::Entry, metrics, queue::fill, spans::Span};
+use crate::config::telemetry::{Batches, TelemetryConfig};
 
-/// How often a request is sent that a receiver does not take at the moment.
-const TRIES: u32 = 5;
-/// The pause after the first try; it doubles.
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
 /// How long a process that ends lets its last telemetry travel.
 const FAREWELL: Duration = Duration::from_secs(2);
-/// How often a receiver that takes nothing is complained about.
-const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
-
-/// Why a process with `OTLP_REQUIRED=1` does not start.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "OTLP_REQUIRED is 1, and the receiver of {signal} at {endpoint} is no use: {reason}; start it, correct OTEL_EXPORTER_OTLP_{variable}ENDPOINT, \
-     or set OTLP_REQUIRED=0 to go on without"
-)]
-pub struct ReceiverError {
-    signal: &'static str,
-    variable: &'static str,
-    endpoint: String,
-    reason: String,
-}
 
 /// What is exported, and where from.
 pub(super) struct Sources {
@@ -110,131 +81,19 @@ impl Exports {
         Ok(Self { stop, tasks })
     }
 
-    /// Sends what waits, for a moment; the rest is lost.
+    /// Sends what waits, for a moment; the rest is lost, counted and told.
     pub(super) async fn stop(mut self) {
         let _ = self.stop.send(true);
-        let ended = async { while self.tasks.join_next().await.is_some() {} };
-        let _ = timeout(FAREWELL, ended).await;
+        // Each ends by itself after [`FAREWELL`].
+        while self.tasks.join_next().await.is_some() {}
     }
 }
 
-/// The receiver of a signal, and what was said of it.
-struct Receiver {
-    client: Client,
-    signal: &'static str,
-    variable: &'static str,
-    complained: Option<tokio::time::Instant>,
-}
-
-impl Receiver {
-    fn of(
-        signal: &'static str,
-        variable: &'static str,
-        service: &str,
-        target: Option<&OtlpTarget>,
-    ) -> Result<Option<Self>, ReceiverError> {
-        let Some(target) = target else {
-            return Ok(None);
-        };
-        let client = Client::new(target, service).map_err(|reason| ReceiverError {
-            signal,
-            variable,
-            endpoint: target.endpoint.to_string(),
-            reason,
-        })?;
-        Ok(Some(Self {
-            client,
-            signal,
-            variable,
-            complained: None,
-        }))
-    }
-
-    /// Whether it takes a request that holds nothing.
-    async fn check(&self, message: Vec<u8>) -> Result<(), ReceiverError> {
-        match self.client.send(message).await {
-            Ok(_) => Ok(()),
-            Err(refusal) => Err(ReceiverError {
-                signal: self.signal,
-                variable: self.variable,
-                endpoint: self.client.shown.clone(),
-                reason: refusal.message,
-            }),
-        }
-    }
-
-    /// Sends a request with `items`, several times if need be, and counts what became of them. Who is stopping tries once more.
-    async fn deliver(
-        &mut self,
-        message: Vec<u8>,
-        items: usize,
-        stopping: &mut watch::Receiver<bool>,
-    ) {
-        let items = items as u64;
-        let mut pause = FIRST_PAUSE;
-        let mut left = TRIES;
-        loop {
-            left = if *stopping.borrow() {
-                0
-            } else {
-                left.saturating_sub(1)
-            };
-            match self.client.send(message.clone()).await {
-                Ok(rejected) => {
-                    let rejected = rejected.min(items);
-                    EXPORTED.add(&[self.signal], items - rejected);
-                    DROPPED.add(&[self.signal, "rejected"], rejected);
-                    if rejected == 0 {
-                        self.praise();
-                    }
-                    return;
-                }
-                Err(refusal) if refusal.again && left > 0 => {
-                    self.complain(&refusal);
-                    let wait = refusal.pause.unwrap_or_else(|| jitter(pause));
-                    // Either way it is sent again.
-                    let _ = timeout(wait, stopping.wait_for(|stop| *stop)).await;
-                    pause *= 2;
-                }
-                Err(refusal) => {
-                    let reason = if refusal.again {
-                        "unreachable"
-                    } else {
-                        "refused"
-                    };
-                    DROPPED.add(&[self.signal, reason], items);
-                    self.complain(&refusal);
-                    return;
-                }
-            }
-        }
-    }
-
-    fn complain(&mut self, refusal: &Refusal) {
-        if self
-            .complained
-            .is_none_or(|at| at.elapsed() >= COMPLAIN_EVERY)
-        {
-            self.complained = Some(tokio::time::Instant::now());
-            tracing::warn!(
-                signal = self.signal,
-                endpoint = self.client.shown,
-                reason = refusal.message,
-                lost = DROPPED.total(),
-                "telemetry cannot be delivered; work goes on"
-            );
-        }
-    }
-
-    fn praise(&mut self) {
-        if self.complained.take().is_some() {
-            tracing::info!(
-                signal = self.signal,
-                lost = DROPPED.total(),
-                "telemetry is delivered again"
-            );
-        }
-    }
+/// Until a process that ends has waited long enough for its last telemetry.
+async fn too_late(mut stopping: watch::Receiver<bool>) {
+    // An error says that nobody waits.
+    let _ = stopping.wait_for(|stop| *stop).await;
+    sleep(FAREWELL).await;
 }
 
 /// Exports what comes out of a queue.
@@ -260,32 +119,50 @@ impl<E> Batcher<E> {
         }
     }
 
-    /// Until told to stop; then what waits is sent once.
+    /// Until told to stop; then what waits is sent once, as far as there is time.
     async fn run<T>(mut self, mut queue: mpsc::Receiver<T>)
+    where
+        E: Fn(Vec<T>) -> Vec<u8>,
+    {
+        let mut batch = Vec::new();
+        let too_late = too_late(self.stopping.clone());
+        tokio::select! {
+            () = self.work(&mut batch, &mut queue) => {}
+            () = too_late => {}
+        }
+        queue.close();
+        self.receiver.farewell(batch.len() + queue.len());
+    }
+
+    async fn work<T>(&mut self, batch: &mut Vec<T>, queue: &mut mpsc::Receiver<T>)
     where
         E: Fn(Vec<T>) -> Vec<u8>,
     {
         let Batches { size, delay, .. } = self.batches;
         let mut stopping = self.stopping.clone();
-        let mut batch = Vec::new();
         loop {
             let open = tokio::select! {
-                open = fill(&mut batch, &mut queue, size, delay) => open,
+                open = fill(batch, queue, size, delay) => open,
                 _ = stopping.wait_for(|stop| *stop) => false,
             };
             if !open {
                 break;
             }
-            let items = batch.len();
-            let message = (self.encode)(std::mem::take(&mut batch));
-            self.receiver.deliver(message, items, &mut stopping).await;
+            self.send(batch, &mut stopping).await;
         }
         queue.close();
-        while !batch.is_empty() || fill(&mut batch, &mut queue, size, Duration::ZERO).await {
-            let items = batch.len();
-            let message = (self.encode)(std::mem::take(&mut batch));
-            self.receiver.deliver(message, items, &mut stopping).await;
+        while !batch.is_empty() || fill(batch, queue, size, Duration::ZERO).await {
+            self.send(batch, &mut stopping).await;
         }
+    }
+
+    async fn send<T>(&mut self, batch: &mut Vec<T>, stopping: &mut watch::Receiver<bool>)
+    where
+        E: Fn(Vec<T>) -> Vec<u8>,
+    {
+        let items = batch.len();
+        let message = (self.encode)(std::mem::take(batch));
+        self.receiver.deliver(message, items, stopping).await;
     }
 }
 
@@ -296,13 +173,21 @@ async fn export_metrics(
     interval: Duration,
     mut stopping: watch::Receiver<bool>,
 ) {
-    let mut more = true;
-    while more {
-        more = tokio::select! {
-            () = tokio::time::sleep(interval) => true,
-            _ = stopping.wait_for(|stop| *stop) => false,
-        };
-        let message = exporter.metrics(&metrics::gather().await);
-        receiver.deliver(message, 1, &mut stopping).await;
+    let too_late = too_late(stopping.clone());
+    let work = async {
+        let mut more = true;
+        while more {
+            more = tokio::select! {
+                () = sleep(interval) => true,
+                _ = stopping.wait_for(|stop| *stop) => false,
+            };
+            let message = exporter.metrics(&metrics::gather().await);
+            receiver.deliver(message, 1, &mut stopping).await;
+        }
+    };
+    tokio::select! {
+        () = work => {}
+        () = too_late => {}
     }
+    receiver.farewell(0);
 }
