@@ -169,6 +169,32 @@ on_both_databases! {
         stage.assert_no_duplicates().await;
     }
 
+    async fn runs_that_others_have_cancelled_before_the_start_are_cancelled_however_many(stage: Stage) {
+        // More than one look finds, and long ago.
+        const RUNS: i64 = 1_500;
+        database(&stage).await;
+        for (table, values) in [
+            (
+                "dbos.workflow_status (workflow_uuid, status, name, application_name, application_version, created_at, updated_at, completed_at)",
+                "'old-' || i, 'CANCELLED', 'stepwell.run', 'stepwell', 'v1', 1, 2, 2",
+            ),
+            (
+                "app.runs (id, intent_id, workflow_id, status, workflow_name, recipe_name, recipe_version, queue_name, request, workload, trace_id, \
+                 span_id, created_at, updated_at)",
+                "'old-' || i, 'intent-' || i, 'old-' || i, 'running', 'stepwell.run', 'sandbox-default', 1, 'intentQ', '{}', '{}', 't', 's', 1, 1",
+            ),
+        ] {
+            let numbers = format!("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {RUNS})");
+            let inserted = stage.sql_execute(&format!("{numbers} INSERT INTO {table} SELECT {values} FROM n")).await;
+            assert_eq!(inserted, RUNS as u64);
+        }
+
+        let _server = stage.serve().await;
+
+        let cancelled = "SELECT count(*) FROM app.runs WHERE status = 'canceled' AND ended_at = 2";
+        stage.until_count("every run is cancelled", cancelled, RUNS).await;
+    }
+
     async fn a_fork_by_another_client_gets_a_run_of_its_own(stage: Stage) {
         let server = stage.serve().await;
         let run = server.start_golden_run().await;

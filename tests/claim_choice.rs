@@ -298,8 +298,13 @@ async fn end_some(stage: &Stage, random: &mut Random, model: &mut Model) {
         .await;
 }
 
-/// Claims once, as the engine does; answers the ids in order.
-async fn claim(db: &Database, claimer: &Claimer, wish: Wish<'_>, turn: &mut Turn) -> Vec<String> {
+/// Claims once, as the engine does; answers the ids in order, and whether there may be more.
+async fn claim(
+    db: &Database,
+    claimer: &Claimer,
+    wish: Wish<'_>,
+    turn: &mut Turn,
+) -> (Vec<String>, bool) {
     let tx = db.begin().await.unwrap();
     let row = queue_limits::lock(&tx, wish.queue).await.unwrap().unwrap();
     let live = queue_limits::live(&tx, wish.queue, &claimer.executor_id, row.takes_turns())
@@ -327,7 +332,7 @@ async fn claim(db: &Database, claimer: &Claimer, wish: Wish<'_>, turn: &mut Turn
     }
     tx.commit().await.unwrap();
     *turn = choice.turn;
-    ids
+    (ids, choice.more)
 }
 
 async fn one_queue(stage: &Stage, db: &Database, seed: u64) {
@@ -385,7 +390,7 @@ async fn one_queue(stage: &Stage, db: &Database, seed: u64) {
             slots,
             front: None,
         };
-        let claimed = claim(db, &claimer, wish, &mut turn).await;
+        let (claimed, _) = claim(db, &claimer, wish, &mut turn).await;
         assert_eq!(
             claimed, expected_ids,
             "STEPWELL_CLAIM_SEED={seed}, step {step}, {slots} slots, due {due}: {model:#?}"
@@ -409,6 +414,44 @@ on_both_databases! {
         for case in 0..cases {
             one_queue(&stage, &db, seed + case).await;
         }
+    }
+
+    /// Two hundred partitions of a version that nobody serves any more, and one of ours behind them.
+    async fn partitions_that_nobody_here_may_claim_are_passed_within_few_hints(stage: Stage) {
+        let db = database(&stage).await;
+        let settings = QueueSettings { fair: true, ..QueueSettings::unlimited("leftQ") };
+        queue_settings::ensure(&db.write(), &[settings]).await.unwrap();
+        for (id, version, partition, rows) in [("left", "v0", "'p' || (1000 + i)", 200), ("ours", "v1", "'z'", 1)] {
+            let inserted = stage.sql_execute(&format!(
+                "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {rows}) INSERT INTO dbos.workflow_status \
+                 (workflow_uuid, status, name, queue_name, queue_partition_key, application_version, application_name, priority, \
+                 recovery_attempts, created_at, updated_at) SELECT '{id}-' || i, 'ENQUEUED', 'test.job', 'leftQ', {partition}, '{version}', \
+                 'stepwell', 0, 0, 1, 1 FROM n"
+            )).await;
+            assert_eq!(inserted, rows);
+        }
+        let claimer = claimer();
+        let (mut turn, mut claimed, mut more, mut hints) = (Turn::default(), Vec::new(), false, 0);
+        while claimed.is_empty() && hints < 200 {
+            hints += u32::from(!more);
+            let wish = Wish { queue: "leftQ", due: false, slots: 10, front: None };
+            (claimed, more) = claim(&db, &claimer, wish, &mut turn).await;
+        }
+        // Ten partitions a claim, and eight claims in a row that find nothing.
+        assert_eq!((claimed, hints), (vec!["ours-1".to_owned()], 3));
+
+        // With nothing left to be found a hint is not followed for ever.
+        let mut claims = 0;
+        loop {
+            let wish = Wish { queue: "leftQ", due: false, slots: 10, front: None };
+            let (claimed, more) = claim(&db, &claimer, wish, &mut turn).await;
+            claims += 1;
+            assert_eq!(claimed, Vec::<String>::new());
+            if !more {
+                break;
+            }
+        }
+        assert!(claims <= turns::BARREN, "{claims} claims for nothing");
     }
 }
 

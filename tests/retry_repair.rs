@@ -155,6 +155,35 @@ on_both_databases! {
         only_the_failed_task_runs_again(&stage, 2).await;
     }
 
+    async fn a_retry_with_a_hole_sleeps_until_its_last_task_has_ended(stage: Stage) {
+        let server = stage.serve_with(&LIVE).await;
+        let dir = stage.dir().display();
+        // The first and the last one fail until they are repaired; then the last one takes its time.
+        let script = format!(
+            "echo ran >> {dir}/effect-$1\n[ $1 = b ] || [ -e {dir}/repaired ] || exit 7\n\
+             if [ $1 = c ]; then while [ ! -e {dir}/go ]; do sleep 0.1; done; fi\n"
+        );
+        let inputs = json!({"command": "sh test.sh", "tests": ["a", "b", "c"], "files": [{"path": "test.sh", "inline": script}]});
+        let failed = run(&server, "shell-default", inputs, 3).await;
+        server.wait_status(&failed, "ERROR").await;
+        fs::write(stage.dir().join("repaired"), "").unwrap();
+
+        let new = retry(&server, &failed).await["newRunId"].as_str().unwrap().to_owned();
+
+        let alone = format!(
+            "SELECT count(*) FROM app.waits w JOIN dbos.operation_outputs o ON o.workflow_uuid = w.workflow_id \
+             JOIN dbos.workflow_status k ON k.workflow_uuid = o.child_workflow_id WHERE w.workflow_id = '{new}' AND k.status = 'PENDING' \
+             AND w.conditions = '[{{\"kind\":\"children\",\"low\":' || o.function_id || ',\"high\":' || o.function_id || '}}]' \
+             AND NOT EXISTS (SELECT 1 FROM dbos.workflow_status other WHERE other.parent_workflow_id = '{new}' \
+             AND other.workflow_uuid <> k.workflow_uuid AND other.status <> 'SUCCESS')"
+        );
+        stage.until_count("it waits for the last task alone", &alone, 1).await;
+        fs::write(stage.dir().join("go"), "").unwrap();
+        server.wait_status(&new, "SUCCESS").await;
+        assert_eq!(effects(&stage), [2, 1, 2]);
+        stage.assert_no_duplicates().await;
+    }
+
     async fn retries_that_are_used_up_begin_again_from_one_in_the_new_run(stage: Stage) {
         let server = stage.serve().await;
         let failed = run(&server, "sandbox-default", json!({"command": "INFRA_FAIL"}), 1).await;

@@ -132,17 +132,16 @@ impl Context {
                 }
             }
             let ended = if open.is_empty() {
-                Vec::new()
+                HashMap::new()
             } else {
                 self.ended(&open).await
             };
             let mut results = Vec::with_capacity(awaited.len());
-            let mut ended = ended.into_iter();
             for (child, call) in &awaited {
                 if let Some(recorded) = &call.recorded {
                     results.push(decode(recorded));
-                } else if let Some(row) = ended.next() {
-                    let output = self.result_of(child, call, row);
+                } else {
+                    let output = self.result_of(child, call, ended.get(&child.id));
                     results.push(decode_output(&output));
                     self.with_outbox(|outbox| outbox.outputs.push(output));
                 }
@@ -151,28 +150,37 @@ impl Context {
         }
     }
 
-    /// The rows of `open`, once all of them have ended.
-    async fn ended<O>(&self, open: &[(&Child<O>, &Call)]) -> Vec<WorkflowRow> {
+    /// The rows of `open` by workflow id, once all of them have ended. A child without a row was deleted; nobody will ever end it.
+    async fn ended<O>(&self, open: &[(&Child<O>, &Call)]) -> HashMap<String, WorkflowRow> {
         // Children started in this very claim have not ended unless somebody else was faster; the look after the suspension sees those.
-        if !open.iter().all(|(child, _)| child.started_now) {
+        let just_started = open.iter().all(|(child, _)| child.started_now);
+        let (rows, ours) = if just_started {
+            (Vec::new(), Vec::new())
+        } else {
             self.settled().await;
             let ids: Vec<&str> = open.iter().map(|(child, _)| child.id.as_str()).collect();
-            let (rows, ours) = {
-                let _running = self.running();
-                persist("read the results of children", || self.look_at(&ids)).await
-            };
-            let mut by_id: HashMap<String, WorkflowRow> = rows
-                .into_iter()
-                .filter(|row| !row.status.is_unfinished() && !ours.contains(&row.workflow_uuid))
-                .map(|row| (row.workflow_uuid.clone(), row))
-                .collect();
-            if by_id.len() == ids.len() {
-                return ids.iter().filter_map(|id| by_id.remove(*id)).collect();
-            }
-            self.put_back(open, &ours);
-        }
-        let first_run = contiguous(open.iter().map(|(child, _)| child.function_id));
-        let _waiting = self.waiting(first_run.into_iter().collect(), Vec::new());
+            let _running = self.running();
+            persist("read the results of children", || self.look_at(&ids)).await
+        };
+        let rows: HashMap<String, WorkflowRow> = rows
+            .into_iter()
+            .map(|row| (row.workflow_uuid.clone(), row))
+            .collect();
+        let has_ended = |child: &Child<O>| {
+            let goes_on = rows
+                .get(&child.id)
+                .is_some_and(|row| row.status.is_unfinished());
+            !just_started && !goes_on && !ours.contains(&child.id)
+        };
+        let children = open
+            .iter()
+            .map(|(child, _)| (child.function_id, has_ended(child)));
+        let Some(first_run) = first_run(children) else {
+            return rows;
+        };
+        drop(rows);
+        self.put_back(open, &ours);
+        let _waiting = self.waiting(vec![first_run], Vec::new());
         suspended().await
     }
 
@@ -208,22 +216,29 @@ impl Context {
         }
     }
 
-    fn result_of<O>(&self, child: &Child<O>, call: &Call, row: WorkflowRow) -> Output {
+    fn result_of<O>(&self, child: &Child<O>, call: &Call, row: Option<&WorkflowRow>) -> Output {
         let failed = |code: &str, what: &str| {
             Some(
                 WorkflowError::new(code, format!("child workflow {} {what}", child.id)).to_stored(),
             )
         };
-        let (output, error) = match row.status {
-            WorkflowStatus::Success => (Some(row.output.unwrap_or_else(|| "null".into())), None),
-            WorkflowStatus::Cancelled => (None, failed("child_cancelled", "was cancelled")),
-            WorkflowStatus::MaxRecoveryAttemptsExceeded => (
+        let (output, error) = match row.map(|row| (row.status, row)) {
+            None => (None, failed("child_missing", "was deleted")),
+            Some((WorkflowStatus::Success, row)) => {
+                let output = row.output.clone();
+                (Some(output.unwrap_or_else(|| "null".into())), None)
+            }
+            Some((WorkflowStatus::Cancelled, _)) => {
+                (None, failed("child_cancelled", "was cancelled"))
+            }
+            Some((WorkflowStatus::MaxRecoveryAttemptsExceeded, _)) => (
                 None,
                 failed("child_dead", "was given up after too many recoveries"),
             ),
-            _ => (
+            Some((_, row)) => (
                 None,
                 row.error
+                    .clone()
                     .or_else(|| failed("child_failed", "failed without an error")),
             ),
         };
@@ -247,17 +262,22 @@ fn decode_output<O: DeserializeOwned>(output: &Output) -> Result<O, WorkflowErro
     }
 }
 
-/// The condition for the first unbroken run of `ids`. Waiting for that run and then for the next needs no list, however many there are.
-fn contiguous(ids: impl Iterator<Item = i32>) -> Option<Condition> {
-    let mut ids: Vec<i32> = ids.collect();
-    ids.sort_unstable();
-    let low = *ids.first()?;
+/// The condition for the first unbroken run of `children`, which are function ids and whether each has ended, from the first that has not.
+/// Waiting for that run and then for the next needs no list, however many there are. A run before it would hold already, and wake this
+/// workflow at once, again and again. None when all have ended.
+fn first_run(children: impl Iterator<Item = (i32, bool)>) -> Option<Condition> {
+    let mut children: Vec<(i32, bool)> = children.collect();
+    children.sort_unstable();
+    let mut ids = children
+        .into_iter()
+        .skip_while(|(_, has_ended)| *has_ended)
+        .map(|(id, _)| id);
+    let low = ids.next()?;
     let high = ids
-        .iter()
-        .zip(low..)
-        .take_while(|(id, expected)| *id == expected)
+        .zip(low + 1..)
+        .take_while(|(id, expected)| id == expected)
         .last()
-        .map_or(low, |(id, _)| *id);
+        .map_or(low, |(id, _)| id);
     Some(Condition::Children { low, high })
 }
 
@@ -265,16 +285,24 @@ fn contiguous(ids: impl Iterator<Item = i32>) -> Option<Condition> {
 mod tests {
     use super::*;
 
+    fn run_of(going_on: &[i32], ended: &[i32]) -> Option<(i32, i32)> {
+        let going_on = going_on.iter().map(|id| (*id, false));
+        match first_run(going_on.chain(ended.iter().map(|id| (*id, true))))? {
+            Condition::Children { low, high } => Some((low, high)),
+            other => panic!("{other:?}"),
+        }
+    }
+
     #[test]
     fn the_first_unbroken_run_is_awaited() {
-        assert_eq!(
-            contiguous([7, 5, 6, 9].into_iter()),
-            Some(Condition::Children { low: 5, high: 7 })
-        );
-        assert_eq!(
-            contiguous([3].into_iter()),
-            Some(Condition::Children { low: 3, high: 3 })
-        );
-        assert_eq!(contiguous([].into_iter()), None);
+        assert_eq!(run_of(&[7, 5, 6, 9], &[]), Some((5, 7)));
+        assert_eq!(run_of(&[3], &[]), Some((3, 3)));
+    }
+
+    #[test]
+    fn a_run_begins_with_a_child_that_has_not_ended() {
+        assert_eq!(run_of(&[5], &[3]), Some((5, 5)));
+        assert_eq!(run_of(&[6, 8], &[4, 5, 7, 10]), Some((6, 8)));
+        assert_eq!(run_of(&[], &[3, 4]), None);
     }
 }

@@ -2,7 +2,7 @@
 //! checkpoint. It never commits; the driver does.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     future::{Future, pending, poll_fn},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Poll, Waker},
@@ -54,6 +54,8 @@ struct State {
     next_wait: u64,
     waits: BTreeMap<u64, (Vec<Condition>, Vec<Row>)>,
     mismatch: Option<Condition>,
+    /// The messages that this execution has received.
+    received: HashSet<String>,
     /// Milliseconds after which the workflow is due again, once a step was not let start here.
     handed_back: Option<i64>,
     wakers: Vec<Waker>,
@@ -417,6 +419,21 @@ impl Context {
     pub(super) fn record(&self, call: &Call, output: Option<String>) {
         let output = self.output(call, output);
         self.with_outbox(|outbox| outbox.outputs.push(output));
+    }
+
+    /// Records that `call` received the message `id`, if there was one, and returned `output`.
+    pub(super) fn record_receipt(&self, call: &Call, id: Option<String>, output: String) {
+        let output = self.output(call, Some(output));
+        self.lock().received.extend(id.clone());
+        self.with_outbox(|outbox| {
+            outbox.consumed.extend(id.map(|id| (id, call.function_id)));
+            outbox.outputs.push(output);
+        });
+    }
+
+    /// Whether this execution has received the message `id`. Until that is committed the database shows it unread.
+    pub(super) fn has_received(&self, id: &str) -> bool {
+        self.lock().received.contains(id)
     }
 
     /// The record of a call that returned `output` just now.

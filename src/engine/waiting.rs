@@ -90,13 +90,7 @@ impl Context {
                     Condition::Message {
                         topic: topic.clone(),
                     },
-                    || {
-                        let topic = topic.clone();
-                        async move {
-                            messages::first_unread(&self.db.read(), self.workflow_id(), &topic)
-                                .await
-                        }
-                    },
+                    || self.first_unread(&topic),
                 )
                 .await?;
             debug_assert!(found.is_some() || wake <= self.clock.now());
@@ -106,13 +100,8 @@ impl Context {
                 .to_owned();
             let value = decode_text(&text)?;
             self.received_from(&text);
-            let output = self.output(&call, Some(text));
-            self.with_outbox(|outbox| {
-                outbox
-                    .consumed
-                    .extend(found.map(|(id, _)| (id, call.function_id)));
-                outbox.outputs.push(output);
-            });
+            // Nothing has been polled since the look: no other call has received it.
+            self.record_receipt(&call, found.map(|(id, _)| id), text);
             Ok(value)
         }
     }
@@ -198,7 +187,7 @@ impl Context {
         }
     }
 
-    /// Looks until `look` finds something or the recorded time has come. What the database does not answer is asked again.
+    /// Looks until `look` finds something or the recorded time has come, and once more then. What the database does not answer is asked again.
     async fn wait_for<T, F, Fut>(
         &self,
         timer: &Call,
@@ -211,12 +200,7 @@ impl Context {
         F: Fn() -> Fut,
         Fut: Future<Output = Result<Option<T>, StoreError>>,
     {
-        self.settled().await;
-        let found = {
-            let _running = self.running();
-            persist("look for what was sent", &look).await
-        };
-        if let Some(found) = found {
+        if let Some(found) = self.look_once(&look).await {
             return Ok((Some(found), 0));
         }
         let wake = self.wake_time(timer, timeout).await?;
@@ -224,10 +208,37 @@ impl Context {
             return Ok((None, wake));
         }
         let _waiting = self.waiting(vec![condition, Condition::Time { at: wake }], on_suspend);
-        loop {
+        while wake > self.clock.now() {
             self.until(wake).await;
-            if wake <= self.clock.now() {
-                return Ok((None, wake));
+        }
+        // A step beside it has kept the workflow in memory: nobody has looked since.
+        Ok((self.look_once(&look).await, wake))
+    }
+
+    /// Looks once, behind everything that was recorded so far.
+    async fn look_once<T, F, Fut>(&self, look: &F) -> Option<T>
+    where
+        F: Fn() -> Fut,
+        Fut: Future<Output = Result<Option<T>, StoreError>>,
+    {
+        self.settled().await;
+        let _running = self.running();
+        persist("look for what was sent", look).await
+    }
+
+    /// The oldest unread message about `topic`. What another call has received while this one looked is not given twice: once that is
+    /// committed, the next look does not find it.
+    async fn first_unread(&self, topic: &str) -> Result<Option<(String, String)>, StoreError> {
+        let mut received = None;
+        loop {
+            let found = messages::first_unread(&self.db.read(), self.workflow_id(), topic).await?;
+            match &found {
+                // Found a second time it was made unread again by somebody.
+                Some((id, _)) if self.has_received(id) && received.as_ref() != Some(id) => {
+                    received = Some(id.clone());
+                    self.settled().await;
+                }
+                _ => return Ok(found),
             }
         }
     }

@@ -138,6 +138,9 @@ pub async fn approve(
     Ok(self::approval(tx, &run).await?.unwrap_or(approval))
 }
 
+/// Drifted runs that one look finds at most.
+pub const MOST_DRIFTED: usize = 1_000;
+
 /// A run whose workflow has gone on without it.
 #[derive(Debug, Clone, FromQueryResult)]
 pub struct Drift {
@@ -155,7 +158,7 @@ pub struct Drift {
 
 /// Runs that are open though their workflow ended within the last `look_back_ms`: somebody else's client, a deadline or the recovery cap
 /// ended it. And runs that have ended though their workflow waits where other clients put what they resume, and copies without a run that other
-/// clients made within that time.
+/// clients made within that time. [`MOST_DRIFTED`] of them at most.
 pub async fn drifted(
     db: &impl ConnectionTrait,
     look_back_ms: i64,
@@ -170,7 +173,7 @@ pub async fn drifted(
          AND r.status IN {ENDED_RUN} \
          UNION ALL SELECT s.workflow_uuid, true, s.status, s.error, s.completed_at FROM \"dbos\".workflow_status s \
          JOIN \"app\".runs r ON r.workflow_id = s.forked_from WHERE s.forked_from IS NOT NULL AND s.created_at >= {now} - $1 \
-         AND NOT EXISTS (SELECT 1 FROM \"app\".runs own WHERE own.workflow_id = s.workflow_uuid) LIMIT 1000",
+         AND NOT EXISTS (SELECT 1 FROM \"app\".runs own WHERE own.workflow_id = s.workflow_uuid) LIMIT {MOST_DRIFTED}",
         now = dialect(db).now()
     );
     backend::rows(db, text, [look_back_ms.into()]).await

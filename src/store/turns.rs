@@ -257,8 +257,10 @@ async fn serve(
         0
     };
     let cut_off = round.cut_off.is_some() || choice.turn.keyless_after.is_some();
-    let looks_on =
-        cut_off && (choice.turn.barren == 0 || !choice.turn.barren.is_multiple_of(BARREN));
+    // Partitions may hold nothing that this process may claim, such as what a version has left that nobody serves: others stand behind them.
+    let has_enough = places.len() as u64 >= want;
+    let looks_on = (cut_off || has_enough)
+        && (choice.turn.barren == 0 || !choice.turn.barren.is_multiple_of(BARREN));
     choice.more |= !full && (some_had_more || looks_on);
     choice.candidates.extend(taken);
     Ok(())
