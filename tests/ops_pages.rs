@@ -65,7 +65,7 @@ fn ids(pages: &[Vec<Value>]) -> Vec<String> {
 
 on_both_databases! {
     async fn pages_hold_every_workflow_once_newest_first(stage: Stage) {
-        let server = stage.serve().await;
+        let server = stage.start("api", &[]).await;
         seed(&stage, 1_003).await;
 
         let pages_of_all = pages(&server, "limit=100").await;
@@ -91,7 +91,7 @@ on_both_databases! {
     }
 
     async fn a_list_that_grows_while_it_is_read_repeats_nothing(stage: Stage) {
-        let server = stage.serve().await;
+        let server = stage.start("api", &[]).await;
         seed(&stage, 60).await;
         let first = server.get("/api/ops/wf?limit=30").await;
         let cursor = first.header("x-next-cursor").unwrap().to_owned();
@@ -104,7 +104,7 @@ on_both_databases! {
     }
 
     async fn the_longest_id_is_a_cursor_too(stage: Stage) {
-        let server = stage.serve().await;
+        let server = stage.start("api", &[]).await;
         let long = "ü".repeat(500);
         for id in ["older", &long, "newer"] {
             let row = format!(
@@ -119,7 +119,7 @@ on_both_databases! {
     }
 
     async fn bad_filters_are_refused(stage: Stage) {
-        let server = stage.serve().await;
+        let server = stage.start("api", &[]).await;
         for query in ["limit=0", "limit=201", "limit=x", "status=DONE", "status=", "since=-1", "cursor=x", "cursor=1", "order=asc", "limit=1&limit=2"] {
             server.get(&format!("/api/ops/wf?{query}")).await.expect_refusal(400);
         }
