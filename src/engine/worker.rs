@@ -2,11 +2,12 @@
 
 mod claiming;
 mod fronts;
+mod running;
 mod stopping;
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
@@ -18,6 +19,7 @@ use tokio::{
 use tracing::Instrument;
 
 use fronts::Fronts;
+use running::Running;
 
 use super::{
     EngineOptions,
@@ -25,7 +27,6 @@ use super::{
     committer::Committer,
     context::Context,
     driver::{Ended, drive},
-    interrupt::Interrupt,
     once::Tally,
     pace::{Pace, Phase},
     reconciler::Reconciler,
@@ -64,16 +65,6 @@ pub(super) struct Worker {
     pub(super) pace: Arc<Pace>,
     pub(super) vitals: Vitals,
     pub(super) phase: watch::Receiver<Phase>,
-}
-
-/// What runs under one incarnation, by workflow.
-type Running = Arc<Mutex<HashMap<String, Execution>>>;
-
-/// A workflow in execution.
-struct Execution {
-    /// The token of its claim.
-    token: String,
-    interrupt: Arc<Interrupt>,
 }
 
 /// One life of the process under one executor id.
@@ -315,21 +306,11 @@ impl Worker {
 
     /// Interrupts executions whose workflow is no longer theirs, if there are any that may be interrupted.
     async fn interrupt_cancelled(&self, life: &Incarnation) -> Result<(), StoreError> {
-        let any = {
-            let running = life.running.lock().unwrap_or_else(PoisonError::into_inner);
-            running.values().any(|e| e.interrupt.is_allowed())
-        };
-        if !any {
+        if !life.running.any_may_be_interrupted() {
             return Ok(());
         }
-        let stopped = claims::stopped(&self.db.read(), &life.claimer.executor_id).await?;
-        let running = life.running.lock().unwrap_or_else(PoisonError::into_inner);
-        for claim in stopped {
-            if let Some(execution) = running.get(&claim.workflow_id)
-                && execution.token == claim.token
-            {
-                execution.interrupt.want();
-            }
+        for claim in claims::stopped(&self.db.read(), &life.claimer.executor_id).await? {
+            life.running.interrupt(&claim.token);
         }
         Ok(())
     }
@@ -337,16 +318,10 @@ impl Worker {
     /// Releases claims that carry this executor's id and that nobody here executes: the answer to their transaction was lost.
     async fn release_unheld(&self, life: &mut Incarnation) -> Result<(), StoreError> {
         let held = claims::held_by(&self.db.read(), &life.claimer.executor_id).await?;
-        let unheld: Vec<_> = {
-            let running = life.running.lock().unwrap_or_else(PoisonError::into_inner);
-            held.into_iter()
-                .filter(|claim| {
-                    running
-                        .get(&claim.workflow_id)
-                        .is_none_or(|execution| execution.token != claim.token)
-                })
-                .collect()
-        };
+        let unheld: Vec<_> = held
+            .into_iter()
+            .filter(|claim| !life.running.holds(&claim.token))
+            .collect();
         if !unheld.is_empty() {
             let tx = self.db.begin().await?;
             let released = claims::release(&tx, &unheld, Charge::UnlessProgress).await?;
@@ -382,24 +357,16 @@ impl Worker {
             let Some(workflow) = self.registry.get(&claimed.workflow.name) else {
                 continue;
             };
-            let interrupt = Arc::<Interrupt>::default();
-            let execution = Execution {
-                token: claimed.token.clone(),
-                interrupt: Arc::clone(&interrupt),
-            };
-            life.running
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .insert(id.clone(), execution);
+            let interrupt = life.running.enter(&claimed.token);
             life.tally.claimed += 1;
             life.jobs_left = life.jobs_left.map(|left| left.saturating_sub(1));
             self.vitals.one_more();
             EXECUTIONS.add(&[], 1);
             let slot = Slot {
-                running: Arc::clone(&life.running),
+                running: life.running.clone(),
                 signals: Arc::clone(&self.signals),
                 vitals: self.vitals.clone(),
-                id: id.clone(),
+                token: claimed.token.clone(),
                 limited: life.limited.get(&claimed.workflow.queue_name).cloned(),
             };
             measure(&claimed, self.clock.now());
@@ -512,17 +479,14 @@ struct Slot {
     running: Running,
     signals: Arc<Signals>,
     vitals: Vitals,
-    id: String,
+    token: String,
     /// The queue, where it has limits: another process may have been blocked by this execution.
     limited: Option<String>,
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.running
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&self.id);
+        self.running.leave(&self.token);
         self.vitals.one_less();
         EXECUTIONS.add(&[], -1);
         self.signals.ended(self.limited.as_deref());
