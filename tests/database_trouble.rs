@@ -5,12 +5,18 @@
 mod harness;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use harness::proxy::{Afterwards, Proxy};
 use harness::*;
 use sea_orm::sqlx::{self, Connection};
 use serde_json::json;
+use stepwell::{
+    engine::{Context, Engine, EngineOptions, StartOptions, Workflow, WorkflowError},
+    store::{Database, DatabaseOptions, queue_limits::QueueSettings},
+};
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 const NO_PAUSE: Duration = Duration::ZERO;
@@ -77,6 +83,54 @@ fn assert_said_once(server: &Server, outages: usize, deaths: usize) {
         .iter()
         .find(|line| !known.iter().any(|sentence| line.contains(sentence)));
     assert!(others.is_none(), "{others:?} of {}", all());
+}
+
+const QUEUE: &str = "testQ";
+const SESSIONS_THAT_WAIT: &str = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+
+/// Two steps; each waits until the test lets it go on.
+struct TwoSteps {
+    entered: Arc<Semaphore>,
+    leave: Arc<Semaphore>,
+}
+
+impl Workflow for TwoSteps {
+    const NAME: &'static str = "test.two_steps";
+    type Input = ();
+    type Output = ();
+
+    async fn run(&self, ctx: &Context, (): ()) -> Result<(), WorkflowError> {
+        for step in ["first", "second"] {
+            ctx.step(step, || async {
+                self.entered.add_permits(1);
+                self.leave.acquire().await.unwrap().forget();
+                Ok(())
+            })
+            .await?;
+        }
+        Ok(())
+    }
+}
+
+/// An engine that reaches its database by this URL.
+async fn engine_at(url: &str, workflow: TwoSteps, queue: QueueSettings) -> Engine {
+    let db = Database::connect(&DatabaseOptions::new(url)).await.unwrap();
+    let options = EngineOptions {
+        queues: vec![queue],
+        ..EngineOptions::default()
+    };
+    Engine::builder(db, options)
+        .register(workflow)
+        .unwrap()
+        .launch()
+}
+
+fn in_test_queue(id: &str) -> StartOptions {
+    StartOptions {
+        id: Some(id.into()),
+        queue: QUEUE.into(),
+        ..StartOptions::default()
+    }
 }
 
 /// A file system of its own of so many mebibytes; none, with a loud message, where this user may not mount.
@@ -340,8 +394,7 @@ on_postgres! {
             let server = server.clone();
             async move { server.send("POST", "/api/queues/intentQ/pause", None).await }
         });
-        let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
-        stage.until_count("it waits for the lock", waiting, 1).await;
+        stage.until_count("it waits for the lock", SESSIONS_THAT_WAIT, 1).await;
         let early = tokio::time::timeout(Duration::from_secs(1), &mut calling).await;
         assert!(early.is_err(), "answered before there are queues: {early:?}");
         lock.close().await.unwrap();
@@ -411,6 +464,30 @@ on_postgres! {
 
         assert!(proxy.lost_commits() >= 10, "{} answers were lost", proxy.lost_commits());
         stage.assert_kept(&told.accepted).await;
+    }
+
+    async fn a_commit_that_is_still_under_way_is_waited_for(stage: Stage) {
+        database(&stage).await;
+        let proxy = Proxy::before(stage.database_url()).await;
+        let (entered, leave) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+        let steps = TwoSteps { entered: Arc::clone(&entered), leave: Arc::clone(&leave) };
+        let engine = engine_at(proxy.url(), steps, QueueSettings::unlimited(QUEUE)).await;
+        engine.client().start::<TwoSteps>(&(), in_test_queue("slow")).await.unwrap();
+
+        // The record of the first step; then that of the second one, with the end.
+        for _ in 0..2 {
+            entered.acquire().await.unwrap().forget();
+            proxy.hold_commits(true);
+            leave.add_permits(1);
+            // Nothing is there yet, so it is handed in again, and meets the locks of what is to be committed.
+            stage.until_count("the checkpoint waits for itself", SESSIONS_THAT_WAIT, 1).await;
+            proxy.hold_commits(false);
+        }
+
+        engine.client().result::<()>("slow", Duration::from_millis(20)).await.unwrap().unwrap();
+        let recorded = "SELECT count(*) FROM dbos.operation_outputs WHERE workflow_uuid = 'slow'";
+        assert_eq!((stage.sql_count(recorded).await, entered.available_permits()), (2, 0));
+        engine.shutdown().await;
     }
 
     async fn a_pooler_in_transaction_mode_stands_between(stage: Stage) {

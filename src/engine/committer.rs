@@ -255,19 +255,29 @@ async fn settle(db: &Database, members: &[&Checkpoint]) -> Vec<Result<Committed,
 }
 
 /// Settles a checkpoint that may have been committed. Where it was not it is handed in again, and then the fence decides.
-async fn settle_unknown(
-    db: &Database,
-    member: &Checkpoint,
-) -> Vec<Result<Committed, StoreError>> {
-    let written = persist("read a checkpoint whose outcome is unknown", || {
+async fn settle_unknown(db: &Database, member: &Checkpoint) -> Vec<Result<Committed, StoreError>> {
+    const GO: Committed = Committed::Verdict(Verdict::Go);
+    if is_written(db, member).await {
+        return vec![Ok(GO)];
+    }
+    let settled = settle(db, &[member]).await;
+    match settled.as_slice() {
+        // The COMMIT may have been under way still, unseen by the first look. The fence has waited for it since, and what it met then is this
+        // member's own record, or the end that it wanted.
+        [Ok(Committed::Refused(_) | Committed::Verdict(Verdict::Lost))]
+            if is_written(db, member).await =>
+        {
+            vec![Ok(GO)]
+        }
+        _ => settled,
+    }
+}
+
+async fn is_written(db: &Database, member: &Checkpoint) -> bool {
+    persist("read a checkpoint whose outcome is unknown", || {
         checkpoints::was_committed(db, member)
     })
-    .await;
-    if written {
-        vec![Ok(Committed::Verdict(Verdict::Go))]
-    } else {
-        settle(db, &[member]).await
-    }
+    .await
 }
 
 /// What a batch changed that others may wait for.
