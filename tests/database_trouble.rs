@@ -14,7 +14,7 @@ use sea_orm::sqlx::{self, Connection};
 use serde_json::json;
 use stepwell::{
     engine::{Context, Engine, EngineOptions, StartOptions, Workflow, WorkflowError},
-    store::{Database, DatabaseOptions, queue_limits::QueueSettings},
+    store::{Database, DatabaseOptions, backend, queue_limits, queue_limits::QueueSettings},
 };
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
@@ -488,6 +488,37 @@ on_postgres! {
         let recorded = "SELECT count(*) FROM dbos.operation_outputs WHERE workflow_uuid = 'slow'";
         assert_eq!((stage.sql_count(recorded).await, entered.available_permits()), (2, 0));
         engine.shutdown().await;
+    }
+
+    async fn who_stands_still_in_a_transaction_does_not_hold_the_others_up(stage: Stage) {
+        let db = database(&stage).await;
+        let (entered, leave) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(2)));
+        let one_at_a_time = QueueSettings { concurrency: Some(1), ..QueueSettings::unlimited(QUEUE) };
+        let engine = engine_at(stage.database_url(), TwoSteps { entered, leave }, one_at_a_time).await;
+        stage.until_count("the queue is there", "SELECT count(*) FROM app.queue_limits WHERE name = 'testQ'", 1).await;
+
+        // As a process that is frozen between two statements of a claim: its connection stays open, and says nothing.
+        let frozen = db.begin().await.unwrap();
+        queue_limits::lock(&frozen, QUEUE).await.unwrap().unwrap();
+        engine.client().start::<TwoSteps>(&(), in_test_queue("held-up")).await.unwrap();
+
+        // A statement would wait for a minute.
+        let ended = engine.client().result::<()>("held-up", Duration::from_millis(20));
+        tokio::time::timeout(Duration::from_secs(45), ended).await.expect("the lock was let go").unwrap().unwrap();
+        frozen.commit().await.unwrap_err();
+        engine.shutdown().await;
+    }
+
+    async fn sessions_have_the_patience_that_an_operator_gives_them_or_ours(stage: Stage) {
+        let name = stage.sql_value("SELECT current_database() AS name").await;
+        let name = name.as_str().unwrap();
+        let asked = "SELECT current_setting('idle_in_transaction_session_timeout') || ' ' || current_setting('lock_timeout')";
+        for (setting, expected) in [("RESET lock_timeout", "10s 5s"), ("SET lock_timeout = '300ms'", "10s 300ms")] {
+            stage.sql_execute(&format!("ALTER DATABASE \"{name}\" {setting}")).await;
+            let db = Database::connect(&DatabaseOptions::new(stage.database_url())).await.unwrap();
+            let found: Vec<String> = backend::column(&db.read(), asked, []).await.unwrap();
+            assert_eq!(found, [expected]);
+        }
     }
 
     async fn a_pooler_in_transaction_mode_stands_between(stage: Stage) {
