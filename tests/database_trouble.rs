@@ -307,6 +307,36 @@ on_own_postgres! {
         assert_said_once(&server, 2, 0);
     }
 
+    async fn who_lives_through_a_long_outage_is_not_taken_for_dead(stage: Stage, []) {
+        let env = [("SBX_MODE", "live"), ("SBX_PROVIDER", "local"), ("EXECUTOR_EXPIRY_MS", "6000")];
+        let api = stage.start("api", &[]).await;
+        let workers = [stage.start("worker", &env).await, stage.start("worker", &env).await];
+        let (marks, gate) = (stage.dir().join("marks"), stage.dir().join("gate"));
+        let command = format!("echo ran >> {}; while [ ! -e {} ]; do sleep 0.1; done", marks.display(), gate.display());
+        let run = api.start_job(json!({"command": command})).await;
+        eventually(Duration::from_secs(60), "the command runs", || async {
+            if marks.exists() { Ok(()) } else { Err("it does not") }
+        })
+        .await;
+
+        stage.cluster().stop().await;
+        // Longer than the expiry: everybody's last heartbeat is too old now.
+        tokio::time::sleep(Duration::from_secs(8)).await;
+        let back = now();
+        stage.cluster().start().await;
+        let beaten = format!("SELECT count(*) FROM app.executors WHERE heartbeat_at > {back}");
+        stage.until_count("both workers have beaten again", &beaten, 2).await;
+        std::fs::write(&gate, "").unwrap();
+        api.wait_status(&run, "SUCCESS").await;
+
+        assert_eq!(std::fs::read_to_string(&marks).unwrap(), "ran\n", "the command was started once");
+        for worker in &workers {
+            let complaints = worker.complaints();
+            assert!(DECLARED_DEAD.iter().all(|sentence| count(&complaints, sentence) == 0), "{}", complaints.join("\n"));
+        }
+        stage.assert_no_duplicates().await;
+    }
+
     async fn a_server_starts_before_its_postgres(stage: Stage, []) {
         stage.migrate().await;
         stage.cluster().stop().await;

@@ -2,6 +2,7 @@
 
 mod claiming;
 mod fronts;
+mod reprieve;
 mod running;
 mod stopping;
 
@@ -19,6 +20,7 @@ use tokio::{
 use tracing::Instrument;
 
 use fronts::Fronts;
+pub(super) use reprieve::Reprieve;
 use running::Running;
 
 use super::{
@@ -78,6 +80,7 @@ pub(super) struct Incarnation {
     limited: BTreeSet<String>,
     limited_read: Option<Instant>,
     last_pulse: Option<Instant>,
+    reprieve: Reprieve,
     last_sweep: Instant,
     last_round: Option<Instant>,
     /// Queues of which a limit let less start than there may be.
@@ -112,7 +115,7 @@ impl Worker {
                 }
             };
             drop(entering.take());
-            let mut life = Incarnation::new(claimer, None);
+            let mut life = Incarnation::new(claimer, None, Reprieve::of_who_stays());
             let log = tracing::info_span!("executor", executor = life.claimer.executor_id);
             self.live(&mut life).instrument(log).await;
             if *phase.borrow() == Phase::Stopping {
@@ -242,6 +245,7 @@ impl Worker {
         let Some(pulse) = pulse else { return Ok(false) };
         let has_beaten = life.last_pulse.replace(Instant::now()).is_some();
         self.clock.set(pulse.now);
+        life.reprieve.beat(pulse.now, expiry);
         self.signals.others_live(pulse.executors > 1);
         self.signals
             .schedules_changed(pulse.schedules_changed_at.or(Some(0)));
@@ -249,10 +253,12 @@ impl Worker {
             || life.last_sweep.elapsed() >= Duration::from_millis(expiry.unsigned_abs())
         {
             life.last_sweep = Instant::now();
-            let taken_over = executors::bury_expired(&self.db, expiry).await?;
-            RECOVERIES.add(&["expired"], taken_over);
-            if taken_over > 0 {
-                self.signals.due();
+            if life.reprieve.is_over(pulse.now) {
+                let taken_over = executors::bury_expired(&self.db, expiry).await?;
+                RECOVERIES.add(&["expired"], taken_over);
+                if taken_over > 0 {
+                    self.signals.due();
+                }
             }
             self.release_unheld(life).await?;
             life.claimer.newest_version =
@@ -294,7 +300,9 @@ impl Worker {
         }
         self.interrupt_cancelled(life).await?;
         // A process is dead a moment after its expiry, and its work is taken over then, not with the next heartbeat.
-        let next_death = pulse.next_expiry.map(|at| at + 1);
+        let next_death = pulse
+            .next_expiry
+            .map(|at| (at + 1).max(life.reprieve.until()));
         life.next_due = [pulse.next_due, timed, next_death]
             .into_iter()
             .flatten()
@@ -412,7 +420,7 @@ impl Worker {
 }
 
 impl Incarnation {
-    pub(super) fn new(claimer: Claimer, jobs: Option<u64>) -> Self {
+    pub(super) fn new(claimer: Claimer, jobs: Option<u64>, reprieve: Reprieve) -> Self {
         Self {
             claimer,
             running: Running::default(),
@@ -422,6 +430,7 @@ impl Incarnation {
             limited: BTreeSet::new(),
             limited_read: None,
             last_pulse: None,
+            reprieve,
             last_sweep: Instant::now(),
             last_round: None,
             blocked: BTreeSet::new(),
