@@ -18,7 +18,11 @@ use stepwell::{
         ChildOptions, Context, Engine, EngineBuilder, EngineOptions, Receive, StartOptions,
         Workflow, WorkflowError,
     },
-    store::queue_limits::QueueSettings,
+    store::{
+        app_rows::{Row, RowChange},
+        dialect::TableShape,
+        queue_limits::QueueSettings,
+    },
 };
 use tokio::sync::Semaphore;
 
@@ -296,6 +300,36 @@ impl Workflow for Careless {
     }
 }
 
+/// A table that nobody has made.
+static MISSING: TableShape = TableShape {
+    name: "missing",
+    key: &["id"],
+    bytes: &[],
+    json: &[],
+};
+
+/// Its record comes with a row that the database cannot take.
+struct Homeless;
+
+impl Workflow for Homeless {
+    const NAME: &'static str = "test.homeless";
+    type Input = ();
+    type Output = ();
+
+    async fn run(&self, ctx: &Context, (): ()) -> Result<(), WorkflowError> {
+        let row = Row {
+            table: &MISSING,
+            change: RowChange::Insert,
+            values: [("id".to_owned(), Value::from(ctx.workflow_id()))]
+                .into_iter()
+                .collect(),
+            body: true,
+        };
+        ctx.step_with_rows("write", || async { Ok(((), vec![row])) })
+            .await
+    }
+}
+
 on_both_databases! {
     async fn parents_wake_when_their_last_child_has_ended(stage: Stage) {
         let both = |b: EngineBuilder| b.register(Parent).unwrap().register(Leaf).unwrap();
@@ -409,6 +443,48 @@ on_both_databases! {
 
         assert_eq!(stage.sql_count("SELECT count(*) FROM dbos.operation_outputs WHERE workflow_uuid = 'held'").await, 0);
         assert_eq!((status(&stage, "held").await.as_str(), second.load(Ordering::SeqCst)), ("PENDING", 0));
+    }
+
+    async fn statuses_that_nobody_knows_hold_nobody_up(stage: Stage) {
+        let (entered, leave, second) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)), Arc::new(AtomicUsize::new(0)));
+        let held = Held { entered: Arc::clone(&entered), leave: Arc::clone(&leave), second: Arc::clone(&second) };
+        let engine = engine(&stage, |b| b.register(held).unwrap().register(Leaf).unwrap()).await;
+        // One for each that commits.
+        for id in ["unknown", "none"] {
+            engine.client().start::<Held>(&(), start(id)).await.unwrap();
+        }
+        entered.acquire_many(2).await.unwrap().forget();
+
+        // As psql writes them, or a newer version of another program.
+        stage.sql_execute("UPDATE dbos.workflow_status SET status = CASE workflow_uuid WHEN 'unknown' THEN 'PARKED' END WHERE name = 'test.held'").await;
+        leave.add_permits(2);
+        for n in 0..20 {
+            engine.client().start::<Leaf>(&n, start(format!("leaf-{n}"))).await.unwrap();
+        }
+
+        all_succeed(&stage, Leaf::NAME, 20).await;
+        // What nobody executes any more is released.
+        until_quiet(&stage).await;
+        let recorded = "SELECT count(*) FROM dbos.operation_outputs WHERE workflow_uuid IN ('unknown', 'none')";
+        assert_eq!((stage.sql_count(recorded).await, second.load(Ordering::SeqCst)), (0, 0));
+        assert_eq!(status(&stage, "unknown").await, "PARKED");
+        engine.shutdown().await;
+    }
+
+    async fn what_cannot_be_written_waits_aside(stage: Stage) {
+        let engine = engine(&stage, |b| b.register(Homeless).unwrap().register(Leaf).unwrap()).await;
+        for n in 0..20 {
+            engine.client().start::<Homeless>(&(), start(format!("homeless-{n}"))).await.unwrap();
+            engine.client().start::<Leaf>(&n, start(format!("leaf-{n}"))).await.unwrap();
+        }
+
+        all_succeed(&stage, Leaf::NAME, 20).await;
+        assert_eq!(stage.sql_count("SELECT count(*) FROM dbos.workflow_status WHERE name = 'test.homeless' AND status = 'PENDING'").await, 20);
+
+        stage.sql_execute("CREATE TABLE app.missing (id TEXT PRIMARY KEY)").await;
+        all_succeed(&stage, Homeless::NAME, 20).await;
+        assert_eq!(stage.sql_count("SELECT count(*) FROM app.missing").await, 20);
+        engine.shutdown().await;
     }
 
     async fn code_that_does_not_fit_its_record_is_released_and_waits_for_code_that_does(stage: Stage) {

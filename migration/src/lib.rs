@@ -102,6 +102,9 @@ async fn begin(db: &DatabaseConnection) -> Result<DatabaseTransaction, DbErr> {
     };
     let tx = db.begin_with_options(options).await?;
     if postgres {
+        // Whoever comes second waits for the first one's migrations, however long they take: the patience of a connection for work is not theirs.
+        tx.execute_unprepared("SET LOCAL lock_timeout TO DEFAULT")
+            .await?;
         let lock = Statement::from_sql_and_values(
             DbBackend::Postgres,
             "SELECT pg_advisory_xact_lock($1)",

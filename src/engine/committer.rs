@@ -9,7 +9,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::{Mutex, Notify, mpsc, oneshot};
+use tokio::{
+    sync::{Mutex, Notify, mpsc, oneshot},
+    task::JoinSet,
+};
 
 use super::{
     limits, points,
@@ -25,6 +28,11 @@ use crate::{
     },
     telemetry::instruments::{COMMIT_BATCH, COMMIT_SECONDS, COMMITS, FENCED_WRITES},
 };
+
+/// The pauses between two tries: the first one, the longest while the database is away, and the longest of what waits aside.
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+const LONGEST_ASIDE: Duration = Duration::from_secs(30);
 
 /// What became of one checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -118,6 +126,8 @@ async fn run(
     receiver: Arc<Mutex<mpsc::Receiver<Submission>>>,
     looks: Arc<Looks>,
 ) {
+    // No more than there are executions: each hands in one at a time.
+    let mut aside = JoinSet::new();
     loop {
         let mut batch = Vec::new();
         if receiver
@@ -129,31 +139,70 @@ async fn run(
         {
             return;
         }
-        looks.open.fetch_add(1, Ordering::AcqRel);
-        let began = Instant::now();
-        let verdicts = settle(
-            &db,
-            &batch.iter().map(|s| &s.checkpoint).collect::<Vec<_>>(),
-        )
-        .await;
-        measure(began, &verdicts);
-        let facts = Facts::of(&batch, &verdicts);
-        for (submission, verdict) in batch.into_iter().zip(verdicts) {
-            let _ = submission.reply.send(verdict);
+        while aside.try_join_next().is_some() {}
+        for submission in commit(&db, &signals, &looks, batch).await {
+            aside.spawn(insist(
+                db.clone(),
+                Arc::clone(&signals),
+                Arc::clone(&looks),
+                submission,
+            ));
         }
-        facts.look(&db, &signals).await;
-        looks.open.fetch_sub(1, Ordering::AcqRel);
-        looks.ended.notify_waiters();
+    }
+}
+
+/// Commits `batch`, answers it, and looks at what it made due. Gives back those that the database answers oddly: they wait aside, not their
+/// neighbours with them.
+async fn commit(
+    db: &Database,
+    signals: &Signals,
+    looks: &Looks,
+    batch: Vec<Submission>,
+) -> Vec<Submission> {
+    looks.open.fetch_add(1, Ordering::AcqRel);
+    let began = Instant::now();
+    let settled = settle(db, &batch.iter().map(|s| &s.checkpoint).collect::<Vec<_>>()).await;
+    let (mut odd, mut answered) = (Vec::new(), Vec::with_capacity(batch.len()));
+    for (submission, settled) in batch.into_iter().zip(settled) {
+        match settled {
+            Ok(committed) => answered.push((submission, committed)),
+            Err(error) => {
+                let workflow = &submission.checkpoint.workflow_id;
+                tracing::warn!(workflow, %error, "a checkpoint cannot be written; trying again by itself");
+                odd.push(submission);
+            }
+        }
+    }
+    measure(began, &answered);
+    let facts = Facts::of(&answered);
+    for (submission, committed) in answered {
+        let _ = submission.reply.send(committed);
+    }
+    facts.look(db, signals).await;
+    looks.open.fetch_sub(1, Ordering::AcqRel);
+    looks.ended.notify_waiters();
+    odd
+}
+
+/// Hands in `submission` by itself until the database carries it out, or nobody waits for that any more: an error that no retry mends keeps a
+/// workflow where an operator can see it, rather than ending it with the wrong result.
+async fn insist(db: Database, signals: Arc<Signals>, looks: Arc<Looks>, submission: Submission) {
+    let mut pause = FIRST_PAUSE;
+    let mut left = vec![submission];
+    while left.iter().any(|s| !s.reply.is_closed()) {
+        tokio::time::sleep(jitter(pause)).await;
+        pause = (pause * 2).min(LONGEST_ASIDE);
+        left = commit(&db, &signals, &looks, left).await;
     }
 }
 
 #[allow(clippy::cast_precision_loss)] // a batch is small
-fn measure(began: Instant, verdicts: &[Committed]) {
+fn measure(began: Instant, answered: &[(Submission, Committed)]) {
     COMMITS.add(&[], 1);
     COMMIT_SECONDS.observe(&[], began.elapsed().as_secs_f64());
-    COMMIT_BATCH.observe(&[], verdicts.len() as f64);
-    for verdict in verdicts {
-        match verdict {
+    COMMIT_BATCH.observe(&[], answered.len() as f64);
+    for (_, committed) in answered {
+        match committed {
             Committed::Verdict(Verdict::Go) => {}
             Committed::Verdict(stopped) => FENCED_WRITES.add(&[stopped.as_str()], 1),
             Committed::Refused(_) => FENCED_WRITES.add(&["refused"], 1),
@@ -161,9 +210,10 @@ fn measure(began: Instant, verdicts: &[Committed]) {
     }
 }
 
-/// Commits `members`, however often it takes, and answers each one.
-async fn settle(db: &Database, members: &[&Checkpoint]) -> Vec<Committed> {
-    let mut pause = Duration::from_millis(20);
+/// Commits `members`, as often as it takes while the database is away or others stand in the way, and answers each one; with an error
+/// where neither a moment nor the data explains it, like a table that is not there.
+async fn settle(db: &Database, members: &[&Checkpoint]) -> Vec<Result<Committed, StoreError>> {
+    let mut pause = FIRST_PAUSE;
     loop {
         for member in members {
             points::before_commit(member);
@@ -174,31 +224,30 @@ async fn settle(db: &Database, members: &[&Checkpoint]) -> Vec<Committed> {
                 for member in members {
                     points::after_commit(member);
                 }
-                return verdicts.into_iter().map(Committed::Verdict).collect();
+                return verdicts
+                    .into_iter()
+                    .map(|verdict| Ok(Committed::Verdict(verdict)))
+                    .collect();
             }
-            Err(StoreError::Refused(message)) if members.len() == 1 => {
-                return vec![Committed::Refused(message)];
-            }
-            // One bad member must not fail its neighbours: halve the batch until it stands alone.
-            Err(StoreError::Refused(_)) => {
+            // One bad member must not fail its neighbours, nor hold them up: halve the batch until it stands alone.
+            Err(error) if !error.is_transient() && members.len() > 1 => {
                 let (left, right) = members.split_at(members.len() / 2);
-                let mut verdicts = Box::pin(settle(db, left)).await;
-                verdicts.extend(Box::pin(settle(db, right)).await);
-                return verdicts;
+                let mut settled = Box::pin(settle(db, left)).await;
+                settled.extend(Box::pin(settle(db, right)).await);
+                return settled;
             }
+            Err(StoreError::Refused(message)) => return vec![Ok(Committed::Refused(message))],
+            Err(error) if !error.is_transient() => return vec![Err(error)],
             Err(error) => {
                 error.warn("a commit did not succeed; looking again");
                 tokio::time::sleep(jitter(pause)).await;
-                pause = (pause * 2).min(Duration::from_secs(5));
-                if matches!(error, StoreError::OutcomeUnknown(_)) && members.len() > 1 {
-                    let mut verdicts = Vec::with_capacity(members.len());
+                pause = (pause * 2).min(LONGEST_PAUSE);
+                if matches!(error, StoreError::OutcomeUnknown(_)) {
+                    let mut settled = Vec::with_capacity(members.len());
                     for member in members {
-                        verdicts.extend(Box::pin(settle_unknown(db, member)).await);
+                        settled.extend(Box::pin(settle_unknown(db, member)).await);
                     }
-                    return verdicts;
-                }
-                if let (StoreError::OutcomeUnknown(_), [member]) = (&error, members) {
-                    return Box::pin(settle_unknown(db, member)).await;
+                    return settled;
                 }
             }
         }
@@ -206,16 +255,29 @@ async fn settle(db: &Database, members: &[&Checkpoint]) -> Vec<Committed> {
 }
 
 /// Settles a checkpoint that may have been committed. Where it was not it is handed in again, and then the fence decides.
-async fn settle_unknown(db: &Database, member: &Checkpoint) -> Vec<Committed> {
-    let written = persist("read a checkpoint whose outcome is unknown", || {
+async fn settle_unknown(db: &Database, member: &Checkpoint) -> Vec<Result<Committed, StoreError>> {
+    const GO: Committed = Committed::Verdict(Verdict::Go);
+    if is_written(db, member).await {
+        return vec![Ok(GO)];
+    }
+    let settled = settle(db, &[member]).await;
+    match settled.as_slice() {
+        // The COMMIT may have been under way still, unseen by the first look. The fence has waited for it since, and what it met then is this
+        // member's own record, or the end that it wanted.
+        [Ok(Committed::Refused(_) | Committed::Verdict(Verdict::Lost))]
+            if is_written(db, member).await =>
+        {
+            vec![Ok(GO)]
+        }
+        _ => settled,
+    }
+}
+
+async fn is_written(db: &Database, member: &Checkpoint) -> bool {
+    persist("read a checkpoint whose outcome is unknown", || {
         checkpoints::was_committed(db, member)
     })
-    .await;
-    if written {
-        vec![Committed::Verdict(Verdict::Go)]
-    } else {
-        settle(db, &[member]).await
-    }
+    .await
 }
 
 /// What a batch changed that others may wait for.
@@ -234,10 +296,10 @@ struct Facts {
 }
 
 impl Facts {
-    fn of(batch: &[Submission], verdicts: &[Committed]) -> Self {
+    fn of(answered: &[(Submission, Committed)]) -> Self {
         let mut facts = Self::default();
-        for (submission, verdict) in batch.iter().zip(verdicts) {
-            match verdict {
+        for (submission, committed) in answered {
+            match committed {
                 Committed::Verdict(Verdict::Go) => {
                     facts.add(&submission.checkpoint, submission.parent.as_deref());
                 }

@@ -12,7 +12,7 @@ use super::{
     migrate,
     pace::Pace,
     schedule::scheduler::Scheduler,
-    worker::{Incarnation, Worker},
+    worker::{Incarnation, Reprieve, Worker},
 };
 use crate::store::{
     StoreError,
@@ -264,7 +264,7 @@ impl Worker {
     ) -> Result<Tally, StoreError> {
         let claimer = self.register().await?;
         let log = tracing::info_span!("executor", executor = claimer.executor_id);
-        let mut life = Incarnation::new(claimer, budget.jobs);
+        let mut life = Incarnation::new(claimer, budget.jobs, Reprieve::default());
         let over = self.work(&mut life, budget, stop).instrument(log).await;
         let (deadline, charge) = match over {
             Over::Done => (Instant::now(), Charge::Nothing),

@@ -2,11 +2,13 @@
 
 mod claiming;
 mod fronts;
+mod reprieve;
+mod running;
 mod stopping;
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
@@ -18,6 +20,8 @@ use tokio::{
 use tracing::Instrument;
 
 use fronts::Fronts;
+pub(super) use reprieve::Reprieve;
+use running::Running;
 
 use super::{
     EngineOptions,
@@ -25,7 +29,6 @@ use super::{
     committer::Committer,
     context::Context,
     driver::{Ended, drive},
-    interrupt::Interrupt,
     once::Tally,
     pace::{Pace, Phase},
     reconciler::Reconciler,
@@ -66,16 +69,6 @@ pub(super) struct Worker {
     pub(super) phase: watch::Receiver<Phase>,
 }
 
-/// What runs under one incarnation, by workflow.
-type Running = Arc<Mutex<HashMap<String, Execution>>>;
-
-/// A workflow in execution.
-struct Execution {
-    /// The token of its claim.
-    token: String,
-    interrupt: Arc<Interrupt>,
-}
-
 /// One life of the process under one executor id.
 pub(super) struct Incarnation {
     claimer: Claimer,
@@ -87,6 +80,7 @@ pub(super) struct Incarnation {
     limited: BTreeSet<String>,
     limited_read: Option<Instant>,
     last_pulse: Option<Instant>,
+    reprieve: Reprieve,
     last_sweep: Instant,
     last_round: Option<Instant>,
     /// Queues of which a limit let less start than there may be.
@@ -108,6 +102,7 @@ impl Worker {
     pub(super) async fn run(self, entering: mpsc::Sender<()>) {
         let mut entering = Some(entering);
         let mut phase = self.phase.clone();
+        let mut reprieve = Reprieve::default();
         while *phase.borrow() < Phase::Stopping {
             let claimer = match self.register().await {
                 Ok(claimer) => claimer,
@@ -121,7 +116,7 @@ impl Worker {
                 }
             };
             drop(entering.take());
-            let mut life = Incarnation::new(claimer, None);
+            let mut life = Incarnation::new(claimer, None, reprieve);
             let log = tracing::info_span!("executor", executor = life.claimer.executor_id);
             self.live(&mut life).instrument(log).await;
             if *phase.borrow() == Phase::Stopping {
@@ -134,6 +129,7 @@ impl Worker {
                 executor = life.claimer.executor_id,
                 "declared dead by another process; starting again under a new id"
             );
+            reprieve = life.reprieve;
             life.tasks.shutdown().await;
         }
     }
@@ -251,6 +247,7 @@ impl Worker {
         let Some(pulse) = pulse else { return Ok(false) };
         let has_beaten = life.last_pulse.replace(Instant::now()).is_some();
         self.clock.set(pulse.now);
+        life.reprieve.beat(pulse.now, expiry);
         self.signals.others_live(pulse.executors > 1);
         self.signals
             .schedules_changed(pulse.schedules_changed_at.or(Some(0)));
@@ -258,10 +255,12 @@ impl Worker {
             || life.last_sweep.elapsed() >= Duration::from_millis(expiry.unsigned_abs())
         {
             life.last_sweep = Instant::now();
-            let taken_over = executors::bury_expired(&self.db, expiry).await?;
-            RECOVERIES.add(&["expired"], taken_over);
-            if taken_over > 0 {
-                self.signals.due();
+            if life.reprieve.is_over(pulse.now) {
+                let taken_over = executors::bury_expired(&self.db, expiry).await?;
+                RECOVERIES.add(&["expired"], taken_over);
+                if taken_over > 0 {
+                    self.signals.due();
+                }
             }
             self.release_unheld(life).await?;
             life.claimer.newest_version =
@@ -303,7 +302,9 @@ impl Worker {
         }
         self.interrupt_cancelled(life).await?;
         // A process is dead a moment after its expiry, and its work is taken over then, not with the next heartbeat.
-        let next_death = pulse.next_expiry.map(|at| at + 1);
+        let next_death = pulse
+            .next_expiry
+            .map(|at| (at + 1).max(life.reprieve.until()));
         life.next_due = [pulse.next_due, timed, next_death]
             .into_iter()
             .flatten()
@@ -315,21 +316,11 @@ impl Worker {
 
     /// Interrupts executions whose workflow is no longer theirs, if there are any that may be interrupted.
     async fn interrupt_cancelled(&self, life: &Incarnation) -> Result<(), StoreError> {
-        let any = {
-            let running = life.running.lock().unwrap_or_else(PoisonError::into_inner);
-            running.values().any(|e| e.interrupt.is_allowed())
-        };
-        if !any {
+        if !life.running.any_may_be_interrupted() {
             return Ok(());
         }
-        let stopped = claims::stopped(&self.db.read(), &life.claimer.executor_id).await?;
-        let running = life.running.lock().unwrap_or_else(PoisonError::into_inner);
-        for claim in stopped {
-            if let Some(execution) = running.get(&claim.workflow_id)
-                && execution.token == claim.token
-            {
-                execution.interrupt.want();
-            }
+        for claim in claims::stopped(&self.db.read(), &life.claimer.executor_id).await? {
+            life.running.interrupt(&claim.token);
         }
         Ok(())
     }
@@ -337,16 +328,10 @@ impl Worker {
     /// Releases claims that carry this executor's id and that nobody here executes: the answer to their transaction was lost.
     async fn release_unheld(&self, life: &mut Incarnation) -> Result<(), StoreError> {
         let held = claims::held_by(&self.db.read(), &life.claimer.executor_id).await?;
-        let unheld: Vec<_> = {
-            let running = life.running.lock().unwrap_or_else(PoisonError::into_inner);
-            held.into_iter()
-                .filter(|claim| {
-                    running
-                        .get(&claim.workflow_id)
-                        .is_none_or(|execution| execution.token != claim.token)
-                })
-                .collect()
-        };
+        let unheld: Vec<_> = held
+            .into_iter()
+            .filter(|claim| !life.running.holds(&claim.token))
+            .collect();
         if !unheld.is_empty() {
             let tx = self.db.begin().await?;
             let released = claims::release(&tx, &unheld, Charge::UnlessProgress).await?;
@@ -382,24 +367,16 @@ impl Worker {
             let Some(workflow) = self.registry.get(&claimed.workflow.name) else {
                 continue;
             };
-            let interrupt = Arc::<Interrupt>::default();
-            let execution = Execution {
-                token: claimed.token.clone(),
-                interrupt: Arc::clone(&interrupt),
-            };
-            life.running
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .insert(id.clone(), execution);
+            let interrupt = life.running.enter(&claimed.token);
             life.tally.claimed += 1;
             life.jobs_left = life.jobs_left.map(|left| left.saturating_sub(1));
             self.vitals.one_more();
             EXECUTIONS.add(&[], 1);
             let slot = Slot {
-                running: Arc::clone(&life.running),
+                running: life.running.clone(),
                 signals: Arc::clone(&self.signals),
                 vitals: self.vitals.clone(),
-                id: id.clone(),
+                token: claimed.token.clone(),
                 limited: life.limited.get(&claimed.workflow.queue_name).cloned(),
             };
             measure(&claimed, self.clock.now());
@@ -445,7 +422,7 @@ impl Worker {
 }
 
 impl Incarnation {
-    pub(super) fn new(claimer: Claimer, jobs: Option<u64>) -> Self {
+    pub(super) fn new(claimer: Claimer, jobs: Option<u64>, reprieve: Reprieve) -> Self {
         Self {
             claimer,
             running: Running::default(),
@@ -455,6 +432,7 @@ impl Incarnation {
             limited: BTreeSet::new(),
             limited_read: None,
             last_pulse: None,
+            reprieve,
             last_sweep: Instant::now(),
             last_round: None,
             blocked: BTreeSet::new(),
@@ -512,17 +490,14 @@ struct Slot {
     running: Running,
     signals: Arc<Signals>,
     vitals: Vitals,
-    id: String,
+    token: String,
     /// The queue, where it has limits: another process may have been blocked by this execution.
     limited: Option<String>,
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.running
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&self.id);
+        self.running.leave(&self.token);
         self.vitals.one_less();
         EXECUTIONS.add(&[], -1);
         self.signals.ended(self.limited.as_deref());

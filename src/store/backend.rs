@@ -28,6 +28,12 @@ const PLANS: [&str; 3] = [
     "enable_bitmapscan = off",
     "jit = off",
 ];
+/// What ends a session that stands in the way, where an operator has set nothing. A process that is frozen in the middle of a transaction keeps
+/// its row locks, for as long as it is frozen; and who waits for a lock does not beat.
+const PATIENCE: [(&str, &str); 2] = [
+    ("idle_in_transaction_session_timeout", "10s"),
+    ("lock_timeout", "5s"),
+];
 /// How long to wait for a sign of life.
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -310,10 +316,31 @@ async fn begin(
 ) -> Result<DatabaseTransaction, DbErr> {
     let tx = reach.boundary(pool.begin_with_options(options)).await?;
     if reach.is_behind_a_pooler() {
-        let text = format!("DEALLOCATE ALL; SET LOCAL {}", PLANS.join("; SET LOCAL "));
+        let text = format!("DEALLOCATE ALL; {}", settings(Lasting::Transaction));
         reach.statement(tx.execute_unprepared(&text)).await?;
     }
     Ok(tx)
+}
+
+/// For how long a setting holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lasting {
+    Session,
+    Transaction,
+}
+
+/// The statements that make our settings on Postgres.
+fn settings(lasting: Lasting) -> String {
+    let (set, local) = match lasting {
+        Lasting::Session => ("SET", false),
+        Lasting::Transaction => ("SET LOCAL", true),
+    };
+    let plans: String = PLANS.map(|plan| format!("{set} {plan}; ")).concat();
+    let patience = PATIENCE.map(|(name, time)| format!("('{name}', '{time}')"));
+    format!(
+        "{plans}SELECT set_config(v.name, v.wanted, {local}) FROM (VALUES {}) AS v (name, wanted) WHERE current_setting(v.name) = '0'",
+        patience.join(", ")
+    )
 }
 
 /// What [`Qualified`] wraps.

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use sea_orm::ConnectionTrait;
+use sea_orm::{ActiveEnum, ConnectionTrait, QueryResult};
 use serde::Serialize;
 
 use super::{
@@ -173,16 +173,23 @@ pub async fn was_committed(db: &Database, member: &Checkpoint) -> Result<bool, S
     let Some(row) = read.query_one_raw(statement(&read, text, values)).await? else {
         return Ok(false);
     };
-    let status: WorkflowStatus = row.try_get_by_index(0)?;
+    let status = status_at(&row, 0)?;
     let ours = row.try_get_by_index::<i32>(1)? == 1;
     let recorded = row.try_get_by_index::<i32>(2)? == 1;
     Ok(recorded
         && match &member.ending {
             None => ours && !member.outputs.is_empty(),
-            Some(Ending::Completed { status: wanted, .. }) => status == *wanted,
+            Some(Ending::Completed { status: wanted, .. }) => status == Some(*wanted),
             // A suspended workflow has no owner, like one that was released and suspended again: the fence answers for it.
             Some(Ending::Suspended(_) | Ending::Yielded { .. } | Ending::Released { .. }) => false,
         })
+}
+
+/// The status in this column; none for one that nobody here knows. Somebody else wrote it, so it is nobody's claim: the fence answers it with
+/// *lost*, and not with an error that would meet the neighbours.
+fn status_at(row: &QueryResult, column: usize) -> Result<Option<WorkflowStatus>, StoreError> {
+    let text: Option<String> = row.try_get_by_index(column)?;
+    Ok(text.and_then(|text| WorkflowStatus::try_from_value(&text).ok()))
 }
 
 async fn write(tx: &Transaction, members: &[&Checkpoint]) -> Result<Vec<Verdict>, StoreError> {
@@ -256,14 +263,14 @@ async fn guard(tx: &Transaction, members: &[&Checkpoint]) -> Result<Vec<Verdict>
         .await?
     {
         let n = usize::try_from(row.try_get_by_index::<i64>(0)?).unwrap_or(usize::MAX);
-        let status: WorkflowStatus = row.try_get_by_index(1)?;
+        let status = status_at(&row, 1)?;
         let ours = row.try_get_by_index::<i32>(2)? == 1;
         let Some(verdict) = verdicts.get_mut(n) else {
             continue;
         };
         match status {
-            WorkflowStatus::Pending if ours => *verdict = Verdict::Go,
-            WorkflowStatus::Cancelled | WorkflowStatus::Enqueued => stopped.push(n),
+            Some(WorkflowStatus::Pending) if ours => *verdict = Verdict::Go,
+            Some(WorkflowStatus::Cancelled | WorkflowStatus::Enqueued) => stopped.push(n),
             _ => {}
         }
     }

@@ -10,13 +10,14 @@ const SQLITE_CONTENTION: [u32; 2] = [5, 6];
 const SQLITE_REFUSED: [u32; 3] = [18, 19, 20];
 /// 10 input or output, 13 full, 14 cannot open: the machine, not the statement.
 const SQLITE_AWAY: [u32; 3] = [10, 13, 14];
-/// Postgres: 40001 serialization, 40P01 deadlock, 55P03 a lock was not had within the role's time-out.
+/// Postgres: 40001 serialization, 40P01 deadlock, 55P03 a lock was not had within the session's time-out.
 const POSTGRES_CONTENTION: [&str; 3] = ["40001", "40P01", "55P03"];
 /// Classes 22 (data) and 23 (integrity), 54 (limits).
 const POSTGRES_REFUSED: [&str; 3] = ["22", "23", "54"];
-/// Classes 08 connection, 53 resources (a full disk among them), 57 operator intervention (also the role's time-out for statements), 58
-/// system; 25006: a server that only reads, as one does that was the first before a failover.
-const POSTGRES_AWAY: [&str; 5] = ["08", "53", "57", "58", "25006"];
+/// Classes 08 connection, 53 resources (a full disk among them), 57 operator intervention (also the session's time-out for statements), 58
+/// system; 25006: a server that only reads, as one does that was the first before a failover; 25P03: the session was idle in a transaction for
+/// too long, because this process stood still.
+const POSTGRES_AWAY: [&str; 6] = ["08", "53", "57", "58", "25006", "25P03"];
 
 /// Classifies the driver's error by what the caller can do about it.
 pub(super) fn classify(error: &DbErr) -> StoreError {
@@ -79,6 +80,7 @@ mod tests {
         }
         for code in [
             "40001", "40P01", "55P03", "08006", "53100", "57014", "57P01", "58030", "25006",
+            "25P03",
         ] {
             assert!(passes(of_postgres(code, String::new())), "{code}");
         }

@@ -1,5 +1,5 @@
-//! A proxy before Postgres that does what networks do: it cuts, it stands still, it forgets connections without a word, and it loses the
-//! answer to a COMMIT.
+//! A proxy before Postgres that does what networks do: it cuts, it stands still, it forgets connections without a word, it loses the
+//! answer to a COMMIT, and it is slow to carry one whose sender has gone.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,6 +15,7 @@ const COMMIT: &[u8] = b"Q\0\0\0\x0bCOMMIT\0";
 #[derive(Clone, Copy, Default)]
 struct Mood {
     still: bool,
+    holds_commits: bool,
     cuts: usize,
     forgotten: usize,
 }
@@ -102,6 +103,11 @@ impl Proxy {
         self.shared.to_lose.store(count, Ordering::SeqCst);
     }
 
+    /// Breaks the connection of whoever commits, and carries the COMMIT to the server only when this is over.
+    pub(crate) fn hold_commits(&self, hold: bool) {
+        self.mood.send_modify(|mood| mood.holds_commits = hold);
+    }
+
     /// How many answers to COMMIT were lost.
     pub(crate) fn lost_commits(&self) -> usize {
         self.shared.lost.load(Ordering::SeqCst)
@@ -139,6 +145,15 @@ async fn carry(
             },
             read = client.read(&mut asked), if !mood.still => match read {
                 Ok(length) if length > 0 => {
+                    if asked[..length].ends_with(COMMIT) && moods.borrow().holds_commits {
+                        drop(client);
+                        if moods.wait_for(|mood| !mood.holds_commits).await.is_ok() {
+                            let _ = server.write_all(&asked[..length]).await;
+                            // The server has said something, so it has carried it out.
+                            let _ = server.read(&mut answered).await;
+                        }
+                        return;
+                    }
                     let is_lost = asked[..length].ends_with(COMMIT) && shared.takes_one();
                     let sent = server.write_all(&asked[..length]).await;
                     if is_lost {

@@ -1,6 +1,6 @@
 //! Owns a round of claims: which queues are asked, how many workflows they may give, and what is asked again.
 
-use std::{sync::PoisonError, time::Duration};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -135,12 +135,7 @@ impl Worker {
     }
 
     fn free_slots(&self, life: &Incarnation) -> u64 {
-        let running = life
-            .running
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .len();
-        let free = self.options.slots.saturating_sub(running) as u64;
+        let free = self.options.slots.saturating_sub(life.running.count()) as u64;
         free.min(life.jobs_left.unwrap_or(u64::MAX))
     }
 

@@ -8,7 +8,7 @@ use std::{
 
 use sea_orm::{ConnectOptions, Database as SeaDatabase, DatabaseConnection, DbErr, sqlx};
 
-use super::{Database, PLANS, jitter};
+use super::{Database, Lasting, jitter, settings};
 use crate::{
     redact::shown_url,
     store::{
@@ -134,8 +134,7 @@ impl Database {
             }
             pool.after_connect(|connection, _| {
                 Box::pin(async move {
-                    let text = format!("SET {}", PLANS.join("; SET "));
-                    sqlx::raw_sql(sqlx::AssertSqlSafe(text))
+                    sqlx::raw_sql(sqlx::AssertSqlSafe(settings(Lasting::Session)))
                         .execute(connection)
                         .await
                         .map(|_| ())
