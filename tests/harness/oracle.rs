@@ -194,7 +194,7 @@ impl Stage {
     /// Statements that this Postgres database was asked so far: our own questions aside, and what a connection is set up with.
     pub(crate) async fn statements(&self) -> i64 {
         let sql = format!(
-            "SELECT COALESCE(sum(calls), 0)::bigint FROM {ASKED_BY_OTHERS} AND s.query NOT LIKE 'SET %'"
+            "SELECT COALESCE(sum(calls), 0)::bigint FROM {ASKED_BY_OTHERS} AND s.query NOT LIKE 'SET %' AND s.query NOT LIKE 'SELECT set_config(%'"
         );
         self.sql_count(&sql).await
     }
