@@ -85,8 +85,7 @@ on_both_databases! {
     }
 
     async fn a_resumed_run_that_has_not_ended_keeps_its_deduplication_id(stage: Stage) {
-        let server = stage.serve().await;
-        server.send("POST", "/api/queues/intentQ/pause", None).await.expect(200);
+        let server = stage.start("api", &[]).await;
         let start = async |goal: &str| {
             let intent = server.create_intent(goal, json!({})).await;
             server.post("/api/runs", &with(Server::start_request(&intent, "sandbox-default"), "deduplicationID", json!("only one"))).await
