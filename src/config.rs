@@ -20,8 +20,10 @@ pub const HOME: &str = ".stepwell";
 /// The database when nothing else is said.
 pub const DEFAULT_DATABASE_URL: &str = "sqlite://.stepwell/stepwell.db";
 
-const A_DATABASE_URL: &str = "a URL that starts with sqlite: or postgres://";
-const A_POSTGRES_URL: &str = "a URL that starts with postgres://";
+const A_DATABASE_URL: &str =
+    "a URL that starts with sqlite: or postgres://, with its user and password percent-encoded";
+const A_POSTGRES_URL: &str =
+    "a URL that starts with postgres://, with its user and password percent-encoded";
 /// The longest time that anything may be set to, a year, as the API has it: what is computed with it stays far from the ends of a number.
 const LONGEST_SECONDS: i64 = 31_536_000;
 

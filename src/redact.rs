@@ -4,6 +4,8 @@ use serde_json::{Map, Value};
 
 /// What stands for such a value.
 const NOT_KEPT: &str = "(not kept)";
+/// What stands for what is only told.
+const NOT_SHOWN: &str = "(not shown)";
 
 /// Hides the values of the object at `pointer`, as RFC 6901 writes it; its names stay.
 pub(crate) fn hide_values(document: &mut Value, pointer: &str) {
@@ -19,29 +21,53 @@ pub(crate) fn hide_values(document: &mut Value, pointer: &str) {
 /// A URL, or what was given for one, as it may be shown: without password and query. Of what is no proper URL less is left, because nobody
 /// knows what part of it the password is; only the user of a database is shown.
 pub(crate) fn shown_url(text: &str) -> String {
-    let (scheme, rest) = match text.find("://") {
-        Some(at) => text.split_at(at + 3),
-        None => ("", text),
+    if text.starts_with("sqlite:") {
+        return text.split('?').next().unwrap_or_default().to_owned();
+    }
+    let Some(at) = text.find("://") else {
+        return match text.rsplit_once('@') {
+            // As libpq takes it, too.
+            _ if text.contains("password") => NOT_SHOWN.to_owned(),
+            Some((_, place)) => format!("…@{place}"),
+            None => text.to_owned(),
+        };
     };
-    // A password that nobody encoded may hold what separates the parts, so the last one counts.
-    let (user, place) = match rest.rsplit_once('@') {
-        Some((before, place)) => (Some(before.split(':').next().unwrap_or_default()), place),
-        None => (None, rest),
+    let (scheme, rest) = text.split_at(at + 3);
+    let before_query = rest.split('?').next().unwrap_or_default();
+    // A password that nobody encoded may hold what separates the parts: then the last `@` counts.
+    let place = if is_proper(text, before_query) {
+        before_query
+    } else {
+        rest
     };
-    let plain = |user: &str| {
-        user.chars()
-            .all(|c| c.is_alphanumeric() || "-_.".contains(c))
+    let (user, place) = match place.rsplit_once('@') {
+        Some((before, place)) => (before.split(':').next().unwrap_or_default(), place),
+        None => return format!("{scheme}{before_query}"),
     };
-    let user = match user {
-        None => String::new(),
-        Some(user) if scheme.starts_with("postgres") && plain(user) => format!("{user}@"),
-        Some(_) => "…@".to_owned(),
+    let place = place.split('?').next().unwrap_or_default();
+    let plain = user
+        .chars()
+        .all(|c| c.is_alphanumeric() || "-_.".contains(c));
+    let user = if scheme.starts_with("postgres") && plain {
+        user
+    } else {
+        "…"
     };
-    let place = match place.split_once('?') {
-        Some((place, _)) if !scheme.is_empty() => place,
-        _ => place,
-    };
-    format!("{scheme}{user}{place}")
+    format!("{scheme}{user}@{place}")
+}
+
+/// Whether what stands before a query holds all of user and password, as far as one can see.
+fn is_proper(text: &str, before_query: &str) -> bool {
+    let path = before_query.find('/').map_or("", |at| &before_query[at..]);
+    let query = text.split_once('?').map_or("", |(_, query)| query);
+    let named = query
+        .split('@')
+        .next()
+        .is_some_and(|before| before.contains('='));
+    text.parse::<reqwest::Url>().is_ok()
+        && !text.contains('#')
+        && !path.contains('@')
+        && (named || !query.contains('@'))
 }
 
 #[cfg(test)]
@@ -61,10 +87,16 @@ mod tests {
                 "postgres://localhost/x?password=secret",
                 "postgres://localhost/x",
             ),
+            ("postgres://db/x?user=me&password=s@cret", "postgres://db/x"),
+            ("postgres://me:12#34@db/x", "postgres://me@db/x"),
+            ("postgres://me:12/34@db/x", "postgres://me@db/x"),
+            ("postgres://me:12?34@db/x", "postgres://me@db/x"),
+            ("host=db password=secret", NOT_SHOWN),
             (
-                "postgres://localhost/x?password=s@cret",
-                "postgres://…@cret",
+                "https://trace.example/{traceId}?key=secret",
+                "https://trace.example/{traceId}",
             ),
+            ("sqlite://a@b.db", "sqlite://a@b.db"),
             (
                 "postgre://me:secret@db/x?password=secret",
                 "postgre://…@db/x",

@@ -82,13 +82,13 @@ pub const GROUPS: &[Group] = &[
             variable(
                 "DATABASE_URL",
                 Is("sqlite://.stepwell/stepwell.db"),
-                "a URL that starts with sqlite: or postgres://",
+                "a URL that starts with sqlite: or postgres://, with its user and password percent-encoded",
                 "where everything durable is. A relative path of SQLite counts from the working directory",
             ),
             variable(
                 "DATABASE_LISTEN_URL",
                 Means("`DATABASE_URL`, and no pooler"),
-                "a URL that starts with postgres://",
+                "a URL that starts with postgres://, with its user and password percent-encoded",
                 "the same Postgres without the pooler, for `LISTEN` and migrations; to be set where a pooler in transaction mode stands between",
             ),
             variable(
