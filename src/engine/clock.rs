@@ -3,14 +3,24 @@
 
 use std::{
     sync::atomic::{AtomicI64, Ordering},
-    time::{Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
+
+use nix::time::ClockId;
 
 /// The database's clock as of `started`, and what has passed since.
 #[derive(Debug)]
 pub(super) struct Clock {
-    started: Instant,
+    /// Since the machine was started.
+    started: Duration,
     started_ms: AtomicI64,
+}
+
+/// What has passed since the machine was started, its sleep included; nobody can set that.
+fn since_boot() -> Duration {
+    ClockId::CLOCK_BOOTTIME
+        .now()
+        .map_or(Duration::ZERO, Duration::from)
 }
 
 impl Default for Clock {
@@ -18,7 +28,7 @@ impl Default for Clock {
         let local = SystemTime::now().duration_since(UNIX_EPOCH);
         let local_ms = local.map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX));
         Self {
-            started: Instant::now(),
+            started: since_boot(),
             started_ms: AtomicI64::new(local_ms),
         }
     }
@@ -37,14 +47,12 @@ impl Clock {
     }
 
     fn passed_ms(&self) -> i64 {
-        i64::try_from(self.started.elapsed().as_millis()).unwrap_or(i64::MAX)
+        i64::try_from(since_boot().saturating_sub(self.started).as_millis()).unwrap_or(i64::MAX)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     const PASSED: Duration = Duration::from_secs(5);
@@ -54,7 +62,7 @@ mod tests {
     #[test]
     fn what_the_database_said_is_followed_by_what_has_passed_since() {
         let clock = Clock {
-            started: Instant::now() - PASSED,
+            started: since_boot() - PASSED,
             started_ms: AtomicI64::new(1_000),
         };
         let now = clock.now();
@@ -64,7 +72,7 @@ mod tests {
     #[test]
     fn the_database_is_believed_whatever_this_machine_says() {
         let clock = Clock {
-            started: Instant::now() - PASSED,
+            started: since_boot() - PASSED,
             started_ms: AtomicI64::new(1_000),
         };
         for said in [9_000_000_000_000, 5, -7] {

@@ -137,6 +137,7 @@ async fn run(
             .await
             == 0
         {
+            while aside.join_next().await.is_some() {}
             return;
         }
         while aside.try_join_next().is_some() {}
@@ -184,15 +185,26 @@ async fn commit(
     odd
 }
 
-/// Hands in `submission` by itself until the database carries it out, or nobody waits for that any more: an error that no retry mends keeps a
+/// Hands in `submission` by itself until the database carries it out, and once more when nobody waits for that any more: an error that no retry mends keeps a
 /// workflow where an operator can see it, rather than ending it with the wrong result.
-async fn insist(db: Database, signals: Arc<Signals>, looks: Arc<Looks>, submission: Submission) {
+async fn insist(
+    db: Database,
+    signals: Arc<Signals>,
+    looks: Arc<Looks>,
+    mut submission: Submission,
+) {
     let mut pause = FIRST_PAUSE;
-    let mut left = vec![submission];
-    while left.iter().any(|s| !s.reply.is_closed()) {
-        tokio::time::sleep(jitter(pause)).await;
+    loop {
+        let is_last = tokio::select! {
+            () = tokio::time::sleep(jitter(pause)) => false,
+            // Its process ends: a body that has ended is to be recorded if that can be done by now.
+            () = submission.reply.closed() => true,
+        };
         pause = (pause * 2).min(LONGEST_ASIDE);
-        left = commit(&db, &signals, &looks, left).await;
+        match commit(&db, &signals, &looks, vec![submission]).await.pop() {
+            Some(left) if !is_last => submission = left,
+            _ => return,
+        }
     }
 }
 

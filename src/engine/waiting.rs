@@ -82,7 +82,7 @@ impl Context {
                 timeout,
                 on_suspend,
             } = options;
-            let (found, wake) = self
+            let found = self
                 .wait_for(
                     &timer,
                     timeout,
@@ -93,7 +93,6 @@ impl Context {
                     || self.first_unread(&topic),
                 )
                 .await?;
-            debug_assert!(found.is_some() || wake <= self.clock.now());
             let text = found
                 .as_ref()
                 .map_or("null", |(_, message)| message.as_str())
@@ -124,7 +123,7 @@ impl Context {
                 workflow: workflow.clone(),
                 key: key.clone(),
             };
-            let (found, _) = self
+            let found = self
                 .wait_for(&timer, timeout, Vec::new(), condition, || {
                     let (workflow, key) = (workflow.clone(), key.clone());
                     async move { messages::event(&self.db.read(), &workflow, &key).await }
@@ -195,24 +194,24 @@ impl Context {
         on_suspend: Vec<Row>,
         condition: Condition,
         look: F,
-    ) -> Result<(Option<T>, i64), WorkflowError>
+    ) -> Result<Option<T>, WorkflowError>
     where
         F: Fn() -> Fut,
         Fut: Future<Output = Result<Option<T>, StoreError>>,
     {
         if let Some(found) = self.look_once(&look).await {
-            return Ok((Some(found), 0));
+            return Ok(Some(found));
         }
         let wake = self.wake_time(timer, timeout).await?;
         if wake <= self.clock.now() {
-            return Ok((None, wake));
+            return Ok(None);
         }
         let _waiting = self.waiting(vec![condition, Condition::Time { at: wake }], on_suspend);
         while wake > self.clock.now() {
             self.until(wake).await;
         }
         // A step beside it has kept the workflow in memory: nobody has looked since.
-        Ok((self.look_once(&look).await, wake))
+        Ok(self.look_once(&look).await)
     }
 
     /// Looks once, behind everything that was recorded so far.

@@ -2,7 +2,7 @@
 
 use sea_orm::{
     ActiveModelTrait, ColumnTrait, ConnectionTrait, EntityTrait, ExprTrait, FromQueryResult,
-    IntoActiveModel, QueryFilter, QueryOrder, QuerySelect, QueryTrait,
+    IntoActiveModel, Iterable, QueryFilter, QueryOrder, QuerySelect, QueryTrait,
     sea_query::{Expr, OnConflict, UnionType},
 };
 
@@ -163,6 +163,10 @@ pub async fn drifted(
     db: &impl ConnectionTrait,
     look_back_ms: i64,
 ) -> Result<Vec<Drift>, StoreError> {
+    // One row in a status of a newer client must not hide all others.
+    let known: Vec<String> = WorkflowStatus::iter()
+        .map(|status| format!("'{status}'"))
+        .collect();
     let text = format!(
         "SELECT r.id, false AS has_no_run, s.status, COALESCE(o.error, s.error) AS error, s.completed_at FROM \"dbos\".workflow_status s \
          JOIN \"app\".runs r ON r.workflow_id = s.workflow_uuid LEFT JOIN \"dbos\".workflow_output o ON o.workflow_uuid = s.workflow_uuid \
@@ -173,8 +177,9 @@ pub async fn drifted(
          AND r.status IN {ENDED_RUN} \
          UNION ALL SELECT s.workflow_uuid, true, s.status, s.error, s.completed_at FROM \"dbos\".workflow_status s \
          JOIN \"app\".runs r ON r.workflow_id = s.forked_from WHERE s.forked_from IS NOT NULL AND s.created_at >= {now} - $1 \
-         AND NOT EXISTS (SELECT 1 FROM \"app\".runs own WHERE own.workflow_id = s.workflow_uuid) LIMIT {MOST_DRIFTED}",
-        now = dialect(db).now()
+         AND s.status IN ({known}) AND NOT EXISTS (SELECT 1 FROM \"app\".runs own WHERE own.workflow_id = s.workflow_uuid) LIMIT {MOST_DRIFTED}",
+        now = dialect(db).now(),
+        known = known.join(", ")
     );
     backend::rows(db, text, [look_back_ms.into()]).await
 }

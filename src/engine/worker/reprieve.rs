@@ -12,12 +12,12 @@ pub(in crate::engine) struct Reprieve {
 impl Reprieve {
     /// The heart has beaten at `now`. If it had rested for more than three quarters of an expiry, perhaps nobody's heart could beat meanwhile:
     /// everybody gets one expiry to show that they live. Who was silent for the last quarter, too, in which hearts did beat, missed a beat of its own.
+    /// A heart that only beats slowly gives no second reprieve before the first one has passed: the dead would never be buried.
     pub(super) fn beat(&mut self, now: i64, expiry_ms: i64) {
-        let patience = 0..=expiry_ms * 3 / 4;
-        if self
-            .last_beat
-            .is_some_and(|last| !patience.contains(&(now - last)))
-        {
+        let rested = self.last_beat.map_or(0, |last| now - last);
+        let is_outage = !(0..=expiry_ms).contains(&rested);
+        let is_slow = rested > expiry_ms * 3 / 4;
+        if is_outage || (is_slow && self.last_beat >= Some(self.until)) {
             self.until = now + expiry_ms;
         }
         self.last_beat = Some(now);
@@ -55,6 +55,12 @@ mod tests {
     #[test]
     fn who_has_just_started_or_beats_steadily_buries_at_once() {
         assert_eq!(buries(&[100_000, 102_000, 113_250]), [true, true, true]);
+    }
+
+    #[test]
+    fn a_heart_that_beats_slowly_buries_all_the_same() {
+        let beats: Vec<i64> = (0..6).map(|n| 100_000 + n * 14_000).collect();
+        assert_eq!(buries(&beats), [true, false, false, true, false, false]);
     }
 
     #[test]
