@@ -46,8 +46,8 @@ ready() { kill -0 "$server" 2>/dev/null || return 0; [ -n "$(address "$base_patt
 ended() { curl -sS "$base/api/runs/$run" | jq -e '.status | IN("SUCCESS", "ERROR", "CANCELLED")' >/dev/null; }
 # exports SIGNAL: whether it goes anywhere, as the binary decides.
 exports() {
-  local endpoint=OTEL_EXPORTER_OTLP_$1_ENDPOINT exporter=OTEL_$1_EXPORTER
-  [ -n "${!endpoint:-}${OTEL_EXPORTER_OTLP_ENDPOINT:-}" ] && [ "${!exporter:-otlp}" != none ] && [ "${OTEL_SDK_DISABLED:-}" != true ]
+  local endpoint=OTEL_EXPORTER_OTLP_$1_ENDPOINT exporter=OTEL_$1_EXPORTER disabled=${OTEL_SDK_DISABLED:-}
+  [ "${disabled,,}" != true ] && [ "${!exporter:-otlp}" != none ] && [ -n "${!endpoint:-}${OTEL_EXPORTER_OTLP_ENDPOINT:-}${!exporter:-}" ]
 }
 
 taken() { metric "stepwell_telemetry_exported_total{signal=\"$1\"}"; }

@@ -46,6 +46,13 @@ const STORIES: &str = "docs/stories.md";
 fn every_command_is_typed_or_says_why_not() {
     let mut with_commands = BTreeSet::new();
     for page in pages() {
+        let halves = ["<<<<<<< ", ">>>>>>> "];
+        let is_half = |line: &str| halves.iter().any(|half| line.starts_with(half));
+        assert!(
+            !page.text.lines().any(is_half),
+            "{}: a merge that nobody has finished",
+            page.path
+        );
         let blocks = page.blocks();
         if typed::typed(&blocks).next().is_some() && page.path != STORIES {
             with_commands.insert(page.path.clone());

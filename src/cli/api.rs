@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::{
     StreamExt, TryStreamExt,
-    stream::{BoxStream, Stream},
+    stream::{self, BoxStream, Stream},
 };
 use poem::{
     Body, Endpoint, EndpointExt, Request, Response,
@@ -13,6 +13,7 @@ use poem::{
     http::{HeaderMap, Method, StatusCode, Uri, header},
 };
 use serde_json::Value;
+use tokio::time::timeout;
 
 use super::CliError;
 use crate::config::Token;
@@ -29,6 +30,7 @@ enum Transport {
         base: String,
         token: Option<Token>,
         http: reqwest::Client,
+        silence: Duration,
     },
     Here(BoxEndpoint<'static, Response>),
 }
@@ -56,11 +58,15 @@ impl Api {
     ) -> Result<Self, CliError> {
         let http = reqwest::Client::builder()
             .connect_timeout(CONNECT)
-            .read_timeout(silence)
             .build()
             .map_err(|e| CliError::Failed(e.to_string()))?;
         let base = base.trim_end_matches('/').to_owned();
-        Ok(Self(Transport::Server { base, token, http }))
+        Ok(Self(Transport::Server {
+            base,
+            token,
+            http,
+            silence,
+        }))
     }
 
     /// The API of this process.
@@ -116,7 +122,12 @@ impl Api {
         headers: &[(&'static str, &str)],
     ) -> Result<Answer, CliError> {
         let (status, answer) = match &self.0 {
-            Transport::Server { base, token, http } => {
+            Transport::Server {
+                base,
+                token,
+                http,
+                silence,
+            } => {
                 let mut request = http.request(method, format!("{base}{path}"));
                 if let Some(token) = token {
                     request = request.bearer_auth(token.reveal());
@@ -127,14 +138,12 @@ impl Api {
                 for (name, value) in headers {
                     request = request.header(*name, *value);
                 }
-                let response = request.send().await.map_err(|e| unreachable(base, &e))?;
+                let response = timeout(*silence, request.send())
+                    .await
+                    .map_err(|_| silent(base))?
+                    .map_err(|e| unreachable(base, &e))?;
                 let (status, headers) = (response.status(), response.headers().clone());
-                let base = base.clone();
-                let pieces = response
-                    .bytes_stream()
-                    .map_ok(|bytes| bytes.to_vec())
-                    .map_err(move |e| unreachable(&base, &e).to_string());
-                let body = pieces.boxed();
+                let body = heard(response, base.clone(), *silence);
                 (status, Answer { headers, body })
             }
             Transport::Here(app) => {
@@ -206,14 +215,40 @@ async fn refused(status: StatusCode, answer: Answer) -> CliError {
     }
 }
 
+/// The body of an answer as it comes. The server may be silent while somebody waits for more, not while nobody reads.
+fn heard(
+    response: reqwest::Response,
+    base: String,
+    silence: Duration,
+) -> BoxStream<'static, Result<Vec<u8>, String>> {
+    let pieces = Some(response.bytes_stream().boxed());
+    stream::unfold(pieces, move |pieces| {
+        let base = base.clone();
+        async move {
+            let mut pieces = pieces?;
+            match timeout(silence, pieces.next()).await {
+                Err(_) => Some((Err(silent(&base).to_string()), None)),
+                Ok(piece) => {
+                    let piece = piece?.map(|bytes| bytes.to_vec());
+                    let piece = piece.map_err(|e| unreachable(&base, &e).to_string());
+                    Some((piece, Some(pieces)))
+                }
+            }
+        }
+    })
+    .boxed()
+}
+
+fn silent(base: &str) -> CliError {
+    CliError::Unavailable(format!(
+        "{base} has taken the request, and says nothing; whether it has done what was asked for is not known"
+    ))
+}
+
 fn unreachable(base: &str, error: &reqwest::Error) -> CliError {
     CliError::Unavailable(if error.is_connect() {
         format!(
             "nothing answers at {base}; start a server with `stepwell serve`, or leave --server out to work on the database itself"
-        )
-    } else if error.is_timeout() {
-        format!(
-            "{base} has taken the request, and says nothing; whether it has done what was asked for is not known"
         )
     } else {
         format!("{base} did not answer: {error}")

@@ -236,7 +236,8 @@ pub(super) async fn logs(config: &Config, arguments: &LogArguments) -> Result<()
         let written = match event.name.as_str() {
             "stdout" => std::io::stdout().write_all(&bytes),
             "stderr" => std::io::stderr().write_all(&bytes),
-            _ if begun.is_again(&event) => {
+            // Of what is over nobody needs to know.
+            _ if begun.is_again(&event) && arguments.follow => {
                 note(RUNS_AGAIN);
                 Ok(())
             }

@@ -7,7 +7,7 @@ pub(crate) const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 /// A page by its path in the repository.
 pub(crate) struct Page {
     pub(crate) path: String,
-    text: String,
+    pub(crate) text: String,
 }
 
 /// What stands between two fences.

@@ -143,6 +143,8 @@ impl Receiver {
 
     fn took(&mut self, rejected: u64, reason: &str) {
         let items = std::mem::take(&mut self.under_way);
+        let said = rejected;
+        // Of metrics one item is a batch, and what is rejected are its points.
         let rejected = rejected.min(items);
         EXPORTED.add(&[self.signal], items - rejected);
         self.lose("rejected", rejected);
@@ -154,7 +156,7 @@ impl Receiver {
             } else {
                 reason
             };
-            self.complain(&format!("it rejects {rejected} of {items}: {reason}"));
+            self.complain(&format!("it rejects {said} of what it was sent: {reason}"));
         }
     }
 
