@@ -13,10 +13,7 @@ use std::{
 
 use harness::*;
 use stepwell::{
-    engine::{
-        ChildOptions, Context, Engine, EngineBuilder, EngineOptions, StartOptions, Workflow,
-        WorkflowError,
-    },
+    engine::{ChildOptions, Context, Engine, EngineBuilder, StartOptions, Workflow, WorkflowError},
     store::queue_limits::QueueSettings,
 };
 use tokio::sync::Semaphore;
@@ -28,20 +25,12 @@ const NOBODYS: &str = "nobodyQ";
 const LOOK: Duration = Duration::from_millis(20);
 
 async fn engine(stage: &Stage, register: impl FnOnce(EngineBuilder) -> EngineBuilder) -> Engine {
-    let options = EngineOptions {
-        queues: [QUEUE, CHILDREN].map(QueueSettings::unlimited).into(),
-        grace: Duration::from_secs(2),
-        ..EngineOptions::default()
-    };
-    register(Engine::builder(database(stage).await, options)).launch()
+    let queues = [QUEUE, CHILDREN].map(QueueSettings::unlimited);
+    engine_with(stage, queues.into(), register).await
 }
 
 fn start(id: &str) -> StartOptions {
-    StartOptions {
-        id: Some(id.to_owned()),
-        queue: QUEUE.into(),
-        ..StartOptions::default()
-    }
+    in_queue(QUEUE, id)
 }
 
 fn within(queue: &str) -> ChildOptions {

@@ -126,11 +126,7 @@ async fn engine_at(url: &str, workflow: TwoSteps, queue: QueueSettings) -> Engin
 }
 
 fn in_test_queue(id: &str) -> StartOptions {
-    StartOptions {
-        id: Some(id.into()),
-        queue: QUEUE.into(),
-        ..StartOptions::default()
-    }
+    in_queue(QUEUE, id)
 }
 
 /// A file system of its own of so many mebibytes; none, with a loud message, where this user may not mount.

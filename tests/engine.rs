@@ -15,8 +15,8 @@ use harness::*;
 use serde_json::Value;
 use stepwell::{
     engine::{
-        ChildOptions, Context, Engine, EngineBuilder, EngineOptions, Receive, StartOptions,
-        Workflow, WorkflowError,
+        ChildOptions, Context, Engine, EngineBuilder, Receive, StartOptions, Workflow,
+        WorkflowError,
     },
     store::{
         app_rows::{Row, RowChange},
@@ -31,7 +31,6 @@ const CHILDREN: &str = "childQ";
 const DEADLINE: Duration = Duration::from_secs(120);
 const LOOK: Duration = Duration::from_millis(20);
 
-/// An engine of its own, with a pool of its own, as another process would have.
 async fn engine(stage: &Stage, register: impl FnOnce(EngineBuilder) -> EngineBuilder) -> Engine {
     engine_with(
         stage,
@@ -44,26 +43,8 @@ async fn engine(stage: &Stage, register: impl FnOnce(EngineBuilder) -> EngineBui
     .await
 }
 
-async fn engine_with(
-    stage: &Stage,
-    queues: Vec<QueueSettings>,
-    register: impl FnOnce(EngineBuilder) -> EngineBuilder,
-) -> Engine {
-    let db = database(stage).await;
-    let options = EngineOptions {
-        queues,
-        grace: Duration::from_secs(2),
-        ..EngineOptions::default()
-    };
-    register(Engine::builder(db, options)).launch()
-}
-
 fn start(id: impl Into<String>) -> StartOptions {
-    StartOptions {
-        id: Some(id.into()),
-        queue: QUEUE.into(),
-        ..StartOptions::default()
-    }
+    in_queue(QUEUE, id)
 }
 
 async fn all_succeed(stage: &Stage, name: &str, count: i64) {

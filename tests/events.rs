@@ -61,11 +61,7 @@ impl Workflow for Collector {
 }
 
 fn start(id: &str) -> StartOptions {
-    StartOptions {
-        id: Some(id.into()),
-        queue: QUEUE.into(),
-        ..StartOptions::default()
-    }
+    in_queue(QUEUE, id)
 }
 
 async fn process(stage: &Stage) -> Process {

@@ -8,8 +8,7 @@ use std::{sync::Arc, time::Duration};
 use harness::*;
 use stepwell::{
     engine::{
-        Client, Context, Engine, EngineBuilder, EngineOptions, Receive, StartOptions, Workflow,
-        WorkflowError,
+        Client, Context, Engine, EngineBuilder, Receive, StartOptions, Workflow, WorkflowError,
     },
     store::queue_limits::QueueSettings,
 };
@@ -23,21 +22,11 @@ const LOOK: Duration = Duration::from_millis(20);
 const TIME_OUT: Duration = Duration::from_secs(5);
 
 async fn engine(stage: &Stage, register: impl FnOnce(EngineBuilder) -> EngineBuilder) -> Engine {
-    let options = EngineOptions {
-        app_version: VERSION.into(),
-        queues: vec![QueueSettings::unlimited(QUEUE)],
-        grace: Duration::from_secs(2),
-        ..EngineOptions::default()
-    };
-    register(Engine::builder(database(stage).await, options)).launch()
+    engine_with(stage, vec![QueueSettings::unlimited(QUEUE)], register).await
 }
 
 fn start(id: &str) -> StartOptions {
-    StartOptions {
-        id: Some(id.to_owned()),
-        queue: QUEUE.into(),
-        ..StartOptions::default()
-    }
+    in_queue(QUEUE, id)
 }
 
 fn receive(timeout: Option<Duration>) -> Receive {

@@ -100,11 +100,7 @@ async fn flaky(stage: &Stage) -> (Process, Arc<AtomicU32>) {
 }
 
 fn start(id: &str) -> StartOptions {
-    StartOptions {
-        id: Some(id.into()),
-        queue: QUEUE.into(),
-        ..StartOptions::default()
-    }
+    in_queue(QUEUE, id)
 }
 
 /// What is recorded of a workflow: names, by function id.

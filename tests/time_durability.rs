@@ -68,11 +68,7 @@ async fn client(stage: &Stage) -> Client {
 }
 
 fn start(id: impl Into<String>) -> StartOptions {
-    StartOptions {
-        id: Some(id.into()),
-        queue: QUEUE.into(),
-        ..StartOptions::default()
-    }
+    in_queue(QUEUE, id)
 }
 
 /// Not a test: what the process does that the tests kill. It executes sleepers until then.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use stepwell::{
-    engine::{Client, Engine, EngineBuilder, EngineOptions, migrate},
+    engine::{Client, Engine, EngineBuilder, EngineOptions, StartOptions, migrate},
     store::{Database, DatabaseOptions, queue_limits::QueueSettings},
 };
 use tokio::runtime::{Builder, Runtime};
@@ -22,6 +22,30 @@ pub(crate) async fn database(stage: &Stage) -> Database {
         .expect("the database answers");
     migrate(&db).await.expect("the schema is made");
     db
+}
+
+/// An engine in the test's runtime, with a pool of its own, as another process would have.
+pub(crate) async fn engine_with(
+    stage: &Stage,
+    queues: Vec<QueueSettings>,
+    register: impl FnOnce(EngineBuilder) -> EngineBuilder,
+) -> Engine {
+    let db = database(stage).await;
+    let options = EngineOptions {
+        queues,
+        grace: Duration::from_secs(2),
+        ..EngineOptions::default()
+    };
+    register(Engine::builder(db, options)).launch()
+}
+
+/// The start of a workflow under `id`.
+pub(crate) fn in_queue(queue: &str, id: impl Into<String>) -> StartOptions {
+    StartOptions {
+        id: Some(id.into()),
+        queue: queue.into(),
+        ..StartOptions::default()
+    }
 }
 
 /// An engine in a runtime of its own.

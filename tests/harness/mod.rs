@@ -43,7 +43,7 @@ mod tools;
 
 pub(crate) use backend::Backend;
 pub(crate) use cluster::Cluster;
-pub(crate) use engines::{Process, database};
+pub(crate) use engines::{Process, database, engine_with, in_queue};
 pub(crate) use eventually::{eventually, now};
 pub(crate) use http::Answer;
 pub(crate) use lab::{Lab, remove_files_of_the_manual};
