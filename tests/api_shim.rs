@@ -9,6 +9,7 @@ use std::{
 };
 
 use harness::*;
+use sea_orm::sqlx::{self, Connection};
 use serde_json::json;
 
 fn listens(base: &str) -> bool {
@@ -146,7 +147,7 @@ on_both_databases! {
         })
         .await;
 
-        zombie.signal("STOP").await;
+        freeze(&stage, &zombie).await;
         let heir = stage.start("worker", &[live.as_slice(), &[quick]].concat()).await;
         api.wait_status(&run, "SUCCESS").await;
         let before = product_rows(&stage).await;
@@ -167,6 +168,32 @@ on_both_databases! {
         stage.assert_no_duplicates().await;
         stage.assert_sound().await;
     }
+}
+
+/// Stops a process while it does not write: who is frozen with the lock of a SQLite file holds up everybody for as long as it is frozen, and
+/// only whoever wakes or kills it can help.
+async fn freeze(stage: &Stage, server: &Server) {
+    eventually(
+        Duration::from_secs(60),
+        "it is frozen and holds no lock",
+        || async {
+            server.signal("STOP").await;
+            if stage.backend() == Backend::Postgres {
+                return Ok(());
+            }
+            let mut writer = sqlx::SqliteConnection::connect(stage.database_url())
+                .await
+                .unwrap();
+            let free = sqlx::raw_sql("PRAGMA busy_timeout = 1000; BEGIN IMMEDIATE; ROLLBACK")
+                .execute(&mut writer)
+                .await;
+            if free.is_err() {
+                server.signal("CONT").await;
+            }
+            free.map(drop)
+        },
+    )
+    .await;
 }
 
 /// Every row that the life of runs leaves, as text that can be compared; times of heartbeats and versions aside.

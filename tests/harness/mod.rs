@@ -49,7 +49,7 @@ pub(crate) use http::Answer;
 pub(crate) use lab::{Lab, remove_files_of_the_manual};
 pub(crate) use load::{ROOMY, Told};
 pub(crate) use mise::{mise_bin, mise_command, mise_env};
-pub(crate) use oracle::ASKED_BY_OTHERS;
+pub(crate) use oracle::{ASKED_BY_OTHERS, SESSIONS_THAT_WAIT};
 pub(crate) use random::{Random, number_from};
 pub(crate) use raw::Wire;
 pub(crate) use server::{Server, free_port};

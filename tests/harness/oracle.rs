@@ -15,6 +15,8 @@ use super::stage::Stage;
 /// The statements that this Postgres database was asked, but for those that ask about statements.
 pub(crate) const ASKED_BY_OTHERS: &str = "pg_stat_statements s JOIN pg_database d ON d.oid = s.dbid \
      WHERE d.datname = current_database() AND s.query NOT LIKE '%pg_stat_%'";
+/// How many sessions of this Postgres database wait for a lock.
+pub(crate) const SESSIONS_THAT_WAIT: &str = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
 const COUNT_DEADLINE: Duration = Duration::from_secs(60);
 const CONNECTIONS: u32 = 2;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(20);
