@@ -1,21 +1,22 @@
 #!/usr/bin/env bash
-# What telemetry costs, by how its receiver behaves: a server executes the same queued runs of `shell-default` from a copy of one SQLite file,
-# in turns whose order rotates, so that a busy machine is unfair to all alike.
+# What telemetry costs, by how its receiver behaves: two servers execute the same queued runs of `shell-default`, each from its own copy of one
+# SQLite file, one with the receiver and one that exports nothing. They take turns of a fifth of a second, the other one frozen meanwhile, so
+# that a machine that is faster now and slower then is so for both.
 # usage: scripts/bench-telemetry.sh [ROUNDS] [RUNS]
-#   ROUNDS             times each kind is measured (default 9)
-#   RUNS               runs that are executed each time (default 500)
+#   ROUNDS             pairs of servers that are measured for each kind, at least three (default 8)
+#   RUNS               runs that are queued for each of the two (default 2000; the first that end are not counted)
 #   STEPWELL_BIN       the binary to measure (default: the newest build; measure a release build)
-# Prints for each kind the median of runs per second and of the CPU milliseconds per run (the server's and its commands'), and both as ratios to
-# those of a server that exports nothing, with the quartiles of the CPU's: what lies within those of `none` is noise. Needs curl, jq and sqlite3.
+# Prints for each kind the runs per second, and the CPU milliseconds per run (the server's and its commands'), both as ratios to those of the
+# server beside it: the mean over the rounds and the interval that holds it with about 95 percent certainty. The kind `none` compares two servers that
+# export nothing; it shows what the method itself adds. Ends with an error when any run did. Needs curl, jq and sqlite3.
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 help_if_asked "$@"
 need curl jq sqlite3
 
-rounds=${1:-9} runs=${2:-500}
-for number in "$rounds" "$runs"; do
-  [[ $number =~ ^[1-9][0-9]*$ ]] || die "$EX_USAGE" "rounds and runs must be whole numbers from 1, got '$number'"
-done
+rounds=${1:-8} runs=${2:-2000}
+[[ $rounds =~ ^[1-9][0-9]*$ && $rounds -ge 3 && $runs =~ ^[1-9][0-9]*$ ]] ||
+  die "$EX_USAGE" "rounds must be a whole number from 3, and runs from 1, got '$rounds' and '$runs'"
 readonly KINDS=(none takes hangs answers-500 refuses)
 
 find_stepwell
@@ -27,7 +28,8 @@ processes=()
 clean_up() {
   local status=$?
   trap - EXIT INT TERM
-  for pid in "${processes[@]+"${processes[@]}"}"; do kill "$pid" 2>/dev/null || true; done
+  # Who is frozen hears of its end when it wakes up.
+  for pid in "${processes[@]+"${processes[@]}"}"; do kill "$pid" 2>/dev/null && kill -CONT "$pid" 2>/dev/null || true; done
   rm -rf "$dir"
   exit "$status"
 }
@@ -69,7 +71,9 @@ kill "$api" && wait "$api" || true
 # What is copied is the file alone.
 sqlite3 "$dir/seed.db" 'PRAGMA wal_checkpoint(TRUNCATE)' >/dev/null
 
-all_have_succeeded() { [ "$(sqlite3 "$dir/bench.db" "SELECT count(*) FROM runs WHERE status = 'succeeded'")" = "$runs" ]; }
+count() { sqlite3 "$dir/$1.db" "SELECT count(*) FROM runs WHERE $2"; }
+
+all_have_succeeded() { [ "$(count "$1" "status = 'succeeded'")" = "$runs" ]; }
 
 # cpu_ms PID: what it has used, and the processes that it has waited for.
 cpu_ms() {
@@ -79,32 +83,87 @@ cpu_ms() {
   awk -v hz="$(getconf CLK_TCK)" '{ print ($12 + $13 + $14 + $15) * 1000 / hz }' <<<"${stat##*) }"
 }
 
-# measure KIND: appends to its files the milliseconds that the runs took, and those of the CPU.
-measure() {
-  rm -f "$dir"/bench.db*
-  cp "$dir/seed.db" "$dir/bench.db"
-  DATABASE_URL="sqlite://$dir/bench.db?mode=rw" PORT=0 ADMIN_PORT=0 OTEL_EXPORTER_OTLP_ENDPOINT="$(cat "$dir/$1.url")" \
+# start_server NAME KIND: sets `server`.
+start_server() {
+  rm -f "$dir/$1.db"*
+  cp "$dir/seed.db" "$dir/$1.db"
+  DATABASE_URL="sqlite://$dir/$1.db?mode=rw" PORT=0 ADMIN_PORT=0 OTEL_EXPORTER_OTLP_ENDPOINT="$(cat "$dir/$2.url")" \
     "${STEPWELL[@]}" serve >/dev/null 2>&1 &
-  local server=$!
+  server=$!
   processes+=("$server")
-  await 600 all_have_succeeded || die 1 "not every run succeeded (receiver: $1)"
-  cpu_ms "$server" >>"$dir/$1.cpu"
-  kill "$server" && wait "$server" || true
-  unset "processes[-1]"
-  sqlite3 "$dir/bench.db" 'SELECT max(ended_at) - min(started_at) FROM runs' >>"$dir/$1.took"
+}
+
+# turn NAME PID: lets it work for a while; adds what it did to `worked`, `ended` and `used` of its name: microseconds, runs, CPU milliseconds.
+turn() {
+  local from until
+  kill -CONT "$2"
+  from=${EPOCHREALTIME/[.,]/}
+  sleep 0.2
+  kill -STOP "$2"
+  until=${EPOCHREALTIME/[.,]/}
+  worked[$1]=$((${worked[$1]} + until - from))
+  ended[$1]=$(count "$1" "ended_at IS NOT NULL")
+  used[$1]=$(cpu_ms "$2")
+}
+
+# measure ROUND KIND: appends a line to the kind's file: microseconds, runs and CPU milliseconds of the server with the receiver, then of the other.
+measure() {
+  local server with beside line=''
+  local -A worked=([with]=0 [beside]=0) ended=() used=()
+  start_server beside none && beside=$server
+  kill -STOP "$beside"
+  start_server with "$2" && with=$server
+  kill -STOP "$with"
+  # What they do until the first runs have ended is not what is measured.
+  local -A ended_before=([with]=0 [beside]=0) used_before=()
+  while ((ended_before[with] == 0 || ended_before[beside] == 0)); do
+    turn with "$with"
+    turn beside "$beside"
+    ended_before=([with]=${ended[with]} [beside]=${ended[beside]})
+    used_before=([with]=${used[with]} [beside]=${used[beside]})
+  done
+  worked=([with]=0 [beside]=0)
+  local turns=$1
+  while :; do
+    # Who comes first alternates: A B, B A, A B.
+    if ((turns % 2)); then
+      turn with "$with"
+      turn beside "$beside"
+    else
+      turn beside "$beside"
+      turn with "$with"
+    fi
+    # A turn in which the work ran out says nothing.
+    ((ended[with] < runs && ended[beside] < runs)) || break
+    line="${worked[with]} $((ended[with] - ended_before[with])) ${used[with]} ${used_before[with]}"
+    line+=" ${worked[beside]} $((ended[beside] - ended_before[beside])) ${used[beside]} ${used_before[beside]}"
+    turns=$((turns + 1))
+  done
+  kill -CONT "$with" "$beside"
+  await 600 all_have_succeeded with || die 1 "not every run succeeded (receiver: $2)"
+  await 600 all_have_succeeded beside || die 1 "not every run succeeded without a receiver"
+  kill "$with" "$beside"
+  wait "$with" "$beside" || true
+  unset "processes[-1]" "processes[-1]"
+  [ -n "$line" ] || die 1 "$runs runs are too few: they ended within two turns"
+  printf '%s\n' "$line" >>"$dir/$2.rounds"
   : >"$dir/takes.out"
 }
 
 for round in $(seq "$rounds"); do
-  for n in "${!KINDS[@]}"; do measure "${KINDS[(n + round) % ${#KINDS[@]}]}"; done
+  for n in "${!KINDS[@]}"; do measure "$round" "${KINDS[(n + round) % ${#KINDS[@]}]}"; done
 done
-# nth FILE QUARTER: the value a quarter, two quarters or three through it.
-nth() { sort -n "$1" | sed -n "$((1 + (rounds - 1) * $2 / 4))p"; }
 for kind in "${KINDS[@]}"; do
-  jq -nr --arg kind "$kind" --argjson runs "$runs" --argjson took "$(nth "$dir/$kind.took" 2)" --argjson cpu "$(nth "$dir/$kind.cpu" 2)" \
-    --argjson low "$(nth "$dir/$kind.cpu" 1)" --argjson high "$(nth "$dir/$kind.cpu" 3)" \
-    --argjson took0 "$(nth "$dir/none.took" 2)" --argjson cpu0 "$(nth "$dir/none.cpu" 2)" '
+  jq -nr --arg kind "$kind" --rawfile rounds "$dir/$kind.rounds" '
     def round3: . * 1000 | round / 1000;
-    "\($kind + " " * (12 - ($kind | length))) \($runs * 1000 / $took | round) runs/s (\($took0 / $took | round3))  " +
-    "\($cpu / $runs * 10 | round / 10) ms CPU/run (\($cpu / $cpu0 | round3), quartiles \($low / $cpu0 | round3) to \($high / $cpu0 | round3))"'
+    def mean: add / length;
+    # The geometric mean of ratios, and how far it may be off: the standard error times (nearly) Student s t.
+    def ratio:
+      map(log) | mean as $mean | (length - 1) as $free
+      | (map(. - $mean | . * .) | add / $free / length | sqrt * (1.96 + 2.4 / $free + 3.6 / ($free * $free))) as $error
+      | "\($mean | exp | round3) (\($mean - $error | exp | round3) to \($mean + $error | exp | round3))";
+    [$rounds | split("\n")[] | select(. != "") | split(" ") | map(tonumber)
+      | [.[0:4], .[4:8]] | map({speed: (.[1] * 1e6 / .[0]), cpu: ((.[2] - .[3]) / .[1])})]
+    | "\($kind + " " * (12 - ($kind | length))) \(map(.[0].speed) | mean | round) runs/s, ratio \(map(.[0].speed / .[1].speed) | ratio);  " +
+      "\(map(.[0].cpu) | mean * 10 | round / 10) ms CPU/run, ratio \(map(.[0].cpu / .[1].cpu) | ratio)"'
 done
