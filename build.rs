@@ -23,7 +23,8 @@ fn of_git() -> Option<String> {
         return None;
     }
     let branch = git(&["symbolic-ref", "--quiet", "HEAD"]).unwrap_or_default();
-    for path in ["HEAD", "packed-refs", "index", &branch] {
+    // Not the index: `git status` writes it again, as whoever looks around does, and the next start would compile for minutes.
+    for path in ["HEAD", "packed-refs", &branch] {
         let file = git(&["rev-parse", "--git-path", path])?;
         // A file that is not there counts as changed, always.
         if root.join(&file).is_file() {

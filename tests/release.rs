@@ -56,6 +56,93 @@ fn the_version_names_the_commit_and_the_schemas() {
     assert_eq!(short.trim(), version);
 }
 
+/// Whoever looks around in the repository must not wait for a release build at the next start, and whoever commits must not see the old commit.
+#[test]
+fn a_release_is_built_again_for_a_commit_and_not_for_a_look() {
+    let dir = tempfile::tempdir().unwrap();
+    let repository = dir.path().join("repository");
+    fs::create_dir_all(repository.join("src")).unwrap();
+    fs::write(repository.join("README.md"), "read me\n").unwrap();
+    let git = |arguments: &[&str]| {
+        let identity = [
+            "-c",
+            "user.name=nobody",
+            "-c",
+            "user.email=nobody@localhost",
+        ];
+        done(
+            Command::new("git")
+                .args(identity)
+                .args(arguments)
+                .current_dir(&repository),
+        )
+    };
+    git(&["init", "--quiet"]);
+    let commit = || {
+        git(&["add", "."]);
+        git(&[
+            "commit",
+            "--quiet",
+            "--allow-empty",
+            "--message",
+            "a commit",
+        ]);
+        git(&["rev-parse", "--short=12", "HEAD"]).trim().to_owned()
+    };
+    let first = commit();
+    let program = dir.path().join("build");
+    let rustc = std::env::var("RUSTC").unwrap_or_else(|_| "rustc".into());
+    done(
+        Command::new(rustc)
+            .args(["--edition=2024", "-o"])
+            .arg(&program)
+            .arg("build.rs")
+            .env("CARGO_MANIFEST_DIR", &repository)
+            .current_dir(ROOT),
+    );
+    let build = || {
+        done(
+            Command::new(&program)
+                .env("PROFILE", "release")
+                .env_remove("STEPWELL_COMMIT"),
+        )
+    };
+    let said = build();
+    assert!(
+        said.ends_with(&format!("STEPWELL_COMMIT={first}\n")),
+        "{said}"
+    );
+    let watched = || {
+        let paths = said
+            .lines()
+            .filter_map(|line| line.strip_prefix("cargo:rerun-if-changed="));
+        let files = paths
+            .map(|path| repository.join(path))
+            .filter(|path| path.is_file());
+        files
+            .map(|file| fs::metadata(file).unwrap().modified().unwrap())
+            .collect::<Vec<_>>()
+    };
+    let built = watched();
+
+    // A file with another time and the same content: git looks into it, and notes in its index that nothing has changed.
+    fs::write(repository.join("README.md"), "read me\n").unwrap();
+    let index = || {
+        fs::metadata(repository.join(".git/index"))
+            .unwrap()
+            .modified()
+            .unwrap()
+    };
+    let looked_at = index();
+    git(&["status"]);
+    assert_ne!(index(), looked_at);
+    assert_eq!(watched(), built);
+
+    let second = commit();
+    assert_ne!(watched(), built);
+    assert!(build().ends_with(&format!("STEPWELL_COMMIT={second}\n")));
+}
+
 #[test]
 fn the_changelog_begins_with_what_comes_next() {
     let changelog = read("CHANGELOG.md");
