@@ -354,7 +354,11 @@ on_both_databases! {
     }
 
     async fn people_see_what_there_is(stage: Stage) {
-        assert_eq!(type_in(&stage, &["runs"]).await.code, Some(0));
+        // Whoever is in the wrong directory is told so, once.
+        for new in [stage.backend() == Backend::Sqlite, false] {
+            let none = type_in(&stage, &["runs"]).await;
+            assert_eq!((none.code, none.stderr.contains("stepwell.db yet; a new one is made")), (Some(0), new), "{}", none.stderr);
+        }
         type_in(&stage, &["run", "--id", "good", "--out", "r.csv", "--", "echo a,b > r.csv; echo printed"]).await;
         type_in(&stage, &["run", "--id", "bad", "--", "exit 3"]).await;
 

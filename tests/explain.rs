@@ -111,6 +111,23 @@ on_both_databases! {
         assert_eq!(until_explained(&server, &run, "ended").await["status"], "succeeded");
     }
 
+    async fn a_view_says_the_same_of_the_run_and_of_its_workflow(stage: Stage) {
+        let server = stage.serve().await;
+        // Asked again and again, some of them are met while they end.
+        for _ in 0..40 {
+            let run = server.start_job(json!({"command": "true"})).await;
+            let last = loop {
+                let view = server.view(&run).await;
+                let ended = view["header"]["status"] == "SUCCESS";
+                assert_eq!(view["explain"]["reason"] == "ended", ended, "{view}");
+                if ended {
+                    break view;
+                }
+            };
+            assert_eq!((last["steps"].as_array().unwrap().len(), &last["tasks"][0]["errCode"]), (4, &json!("NONE")), "{last}");
+        }
+    }
+
     async fn a_paused_queue_a_delay_and_a_dead_owner(stage: Stage) {
         let (server, run) = a_run_in_a_paused_queue(&stage, &[]).await;
         let data = until_explained(&server, &run, "queue_paused").await;

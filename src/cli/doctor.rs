@@ -4,12 +4,11 @@ use std::process::ExitCode;
 
 use serde_json::json;
 
-use super::{CliError, say};
+use super::{CliError, say, session::missing_file};
 use crate::{
     config::Config,
     store::{
         Database,
-        backend::sqlite_path,
         doctor::{Diagnosis, Finding, Settings, examine},
     },
 };
@@ -23,9 +22,7 @@ pub(super) struct Arguments {
 
 pub(super) async fn run(config: &Config, arguments: &Arguments) -> Result<ExitCode, CliError> {
     // A database that is not there is not made by looking at it.
-    if let Some(path) = sqlite_path(&config.database_url)
-        && !path.exists()
-    {
+    if let Some(path) = missing_file(config) {
         let message = format!("there is no database at {}", path.display());
         return Err(CliError::Unavailable(message));
     }

@@ -4,14 +4,14 @@ use std::{path::PathBuf, sync::Arc};
 
 use tokio::task::JoinSet;
 
-use super::{CliError, api::Api};
+use super::{CliError, api::Api, note};
 use crate::{
     api::{ApiService, app},
     config::{Access, Config, SandboxMode},
     engine::{self, Client, Engine, EngineOptions, Firing},
     intent::{self, OneShot, Product, Sandboxes},
     sandbox::{self, Local, Mock, Sandbox},
-    store::Database,
+    store::{Database, backend::sqlite_path},
     telemetry,
 };
 
@@ -40,10 +40,26 @@ impl Target {
                 "{what} the database of DATABASE_URL; leave --server and STEPWELL_SERVER out"
             )));
         }
+        tell_of_new_file(config);
         let db = Database::connect(&config.database()).await?;
         engine::migrate(&db).await?;
         let client = Client::without_engine(db, config.app_version.clone());
         Ok(Product::new(client, config))
+    }
+}
+
+/// The SQLite file of `DATABASE_URL`, if it is not there yet.
+pub(super) fn missing_file(config: &Config) -> Option<PathBuf> {
+    sqlite_path(&config.database_url).filter(|path| !path.exists())
+}
+
+/// Says that a command which executes nothing begins with an empty database: whoever is not where the runs are would look for them in vain.
+fn tell_of_new_file(config: &Config) {
+    if let Some(path) = missing_file(config) {
+        note(&format!(
+            "there is no database at {} yet; a new one is made",
+            path.display()
+        ));
     }
 }
 
@@ -79,6 +95,9 @@ impl Session {
                 projector: JoinSet::new(),
                 remote: true,
             });
+        }
+        if execute == Execute::Elsewhere {
+            tell_of_new_file(config);
         }
         let db = Database::connect(&config.database()).await?;
         engine::migrate(&db).await?;

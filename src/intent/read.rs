@@ -174,7 +174,13 @@ impl Product {
     /// # Errors
     /// [`IntentError::NotFound`].
     pub async fn run_view(&self, id: &str) -> Result<RunView, IntentError> {
-        let run = self.run_row(id).await?;
+        let mut run = self.run_row(id).await?;
+        let facts = Facts::read(self.db(), &run, self.executor_expiry_ms).await?;
+        if facts.workflow_has_ended() && !run.status.is_terminal() {
+            // It ended between the two reads, in one transaction with its workflow.
+            run = self.run_row(&run.id).await?;
+        }
+        // After its row: who sees a run that has ended sees all that it left.
         let read = self.db().read();
         let (steps, mut by_task) = self.steps_and_artifacts(&run.id).await?;
         let mut newest: Vec<RunTask> = Vec::new();
@@ -187,7 +193,6 @@ impl Product {
                 }
             }
         }
-        let facts = Facts::read(self.db(), &run, self.executor_expiry_ms).await?;
         Ok(RunView {
             explain: explain::explain(&run, &facts),
             approval: run_rows::approval(&read, &run.id).await?,

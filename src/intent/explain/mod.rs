@@ -143,6 +143,12 @@ impl Facts {
             expiry_ms,
         })
     }
+
+    /// Whether it is there, and has come to an end of any kind.
+    pub(super) fn workflow_has_ended(&self) -> bool {
+        let own = self.own.as_ref();
+        own.is_some_and(|own| !own.workflow.status.is_unfinished())
+    }
 }
 
 /// Why `run` is where it is.
