@@ -150,7 +150,8 @@ in_both_sandboxes! {
 
     async fn memory_of_many_processes_adds_up(given: Given) {
         let marker = marker(given, 6);
-        let cmd = format!(": {marker}; for i in 1 2 3 4 5 6; do (x=$(head -c 20000000 /dev/zero | tr '\\0' a); sleep 600) & done; wait");
+        // The shells that hold it must not be replaced by what they execute last.
+        let cmd = format!(": {marker}; for i in 1 2 3 4 5 6; do (x=$(head -c 20000000 /dev/zero | tr '\\0' a); sleep 600; :) & done; wait");
         let limits = Limits { mem_mb: Some(80), ..Limits::default() };
         let finished = endure(given, SandboxRequest { limits, ..request(&cmd) }).await;
         assert_eq!(finished.result.err_code, ErrorCode::Oom, "{finished:?}");
