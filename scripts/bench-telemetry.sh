@@ -96,13 +96,16 @@ start_server() {
 # turn NAME PID: lets it work for a while; adds what it did to `worked`, `ended` and `used` of its name: microseconds, runs, CPU milliseconds.
 turn() {
   local from until
-  kill -CONT "$2"
-  from=${EPOCHREALTIME/[.,]/}
-  sleep 0.2
-  kill -STOP "$2"
-  until=${EPOCHREALTIME/[.,]/}
-  worked[$1]=$((${worked[$1]} + until - from))
-  ended[$1]=$(count "$1" "ended_at IS NOT NULL")
+  while :; do
+    kill -CONT "$2"
+    from=${EPOCHREALTIME/[.,]/}
+    sleep 0.2
+    kill -STOP "$2"
+    until=${EPOCHREALTIME/[.,]/}
+    worked[$1]=$((${worked[$1]} + until - from))
+    # Who is frozen with a lock of its file goes on for another moment.
+    if ended[$1]=$(count "$1" "ended_at IS NOT NULL" 2>/dev/null); then break; fi
+  done
   used[$1]=$(cpu_ms "$2")
 }
 
