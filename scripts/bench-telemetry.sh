@@ -2,9 +2,10 @@
 # What telemetry costs, by how its receiver behaves: two servers execute the same queued runs of `shell-default`, each from its own copy of one
 # SQLite file, one with the receiver and one that exports nothing. They take turns of a fifth of a second, the other one frozen meanwhile, so
 # that a machine that is faster now and slower then is so for both.
-# usage: scripts/bench-telemetry.sh [ROUNDS] [RUNS]
+# usage: scripts/bench-telemetry.sh [ROUNDS] [RUNS] [KIND…]
 #   ROUNDS             pairs of servers that are measured for each kind, at least three (default 8)
 #   RUNS               runs that are queued for each of the two (default 2000; the first that end are not counted)
+#   KIND…              none, takes, hangs, answers-500 or refuses (default: all)
 #   STEPWELL_BIN       the binary to measure (default: the newest build; measure a release build)
 # Prints for each kind the runs per second, and the CPU milliseconds per run (the server's and its commands'), both as ratios to those of the
 # server beside it: the mean over the rounds and the interval that holds it with about 95 percent certainty. The kind `none` compares two servers that
@@ -17,7 +18,12 @@ need curl jq sqlite3
 rounds=${1:-8} runs=${2:-2000}
 [[ $rounds =~ ^[1-9][0-9]*$ && $rounds -ge 3 && $runs =~ ^[1-9][0-9]*$ ]] ||
   die "$EX_USAGE" "rounds must be a whole number from 3, and runs from 1, got '$rounds' and '$runs'"
-readonly KINDS=(none takes hangs answers-500 refuses)
+kinds=("${@:3}")
+[ ${#kinds[@]} -gt 0 ] || kinds=(none takes hangs answers-500 refuses)
+for kind in "${kinds[@]}"; do
+  case $kind in none | takes | hangs | answers-500 | refuses) ;; *) die "$EX_USAGE" "no kind of receiver: '$kind'" ;; esac
+done
+readonly kinds
 
 find_stepwell
 need_cargo
@@ -154,9 +160,9 @@ measure() {
 }
 
 for round in $(seq "$rounds"); do
-  for n in "${!KINDS[@]}"; do measure "$round" "${KINDS[(n + round) % ${#KINDS[@]}]}"; done
+  for n in "${!kinds[@]}"; do measure "$round" "${kinds[(n + round) % ${#kinds[@]}]}"; done
 done
-for kind in "${KINDS[@]}"; do
+for kind in "${kinds[@]}"; do
   jq -nr --arg kind "$kind" --rawfile rounds "$dir/$kind.rounds" '
     def round3: . * 1000 | round / 1000;
     def mean: add / length;
