@@ -5,14 +5,14 @@ use std::net::SocketAddr;
 use super::{
     CliError, say,
     service::{Servers, Signals, bind},
-    session::{firing, launch, one_shot},
+    session::{firing, launch, missing_file, one_shot},
 };
 use crate::{
     api::{self, Admin, ApiService, Ticks},
     config::{Config, SandboxMode},
     engine::{self, Client},
     intent::{self, Product},
-    store::{Database, DatabaseOptions, backend::sqlite_path},
+    store::{Database, DatabaseOptions},
 };
 
 #[derive(Debug, clap::Args)]
@@ -30,9 +30,7 @@ pub(super) async fn run(config: &Config, arguments: &Arguments) -> Result<(), Cl
         Some(url) => config.clone().on_database(url)?,
         None => config.clone(),
     };
-    if let (Some(url), Some(file)) = (attached, sqlite_path(&config.database_url))
-        && !file.exists()
-    {
+    if let (Some(url), Some(_)) = (attached, missing_file(config)) {
         return Err(CliError::Failed(format!("there is no database at {url}")));
     }
     let reach = DatabaseOptions {

@@ -40,9 +40,7 @@ impl Target {
                 "{what} the database of DATABASE_URL; leave --server and STEPWELL_SERVER out"
             )));
         }
-        tell_of_new_file(config);
-        let db = Database::connect(&config.database()).await?;
-        engine::migrate(&db).await?;
+        let db = open_database(config, Execute::Elsewhere).await?;
         let client = Client::without_engine(db, config.app_version.clone());
         Ok(Product::new(client, config))
     }
@@ -53,14 +51,18 @@ pub(super) fn missing_file(config: &Config) -> Option<PathBuf> {
     sqlite_path(&config.database_url).filter(|path| !path.exists())
 }
 
-/// Says that a command which executes nothing begins with an empty database: whoever is not where the runs are would look for them in vain.
-fn tell_of_new_file(config: &Config) {
-    if let Some(path) = missing_file(config) {
+/// The database of `DATABASE_URL`, with its schema. A command that executes nothing says when it is new: whoever is not where the runs are would
+/// look for them in vain.
+async fn open_database(config: &Config, execute: Execute) -> Result<Database, CliError> {
+    if let Some(path) = missing_file(config).filter(|_| execute == Execute::Elsewhere) {
         note(&format!(
             "there is no database at {} yet; a new one is made",
             path.display()
         ));
     }
+    let db = Database::connect(&config.database()).await?;
+    engine::migrate(&db).await?;
+    Ok(db)
 }
 
 /// Whether this process executes what is due, as long as it lives.
@@ -96,11 +98,7 @@ impl Session {
                 remote: true,
             });
         }
-        if execute == Execute::Elsewhere {
-            tell_of_new_file(config);
-        }
-        let db = Database::connect(&config.database()).await?;
-        engine::migrate(&db).await?;
+        let db = open_database(config, execute).await?;
         let engine = match execute {
             Execute::Here => Some(launch(config, &db, config.engine()).await?.0),
             Execute::Elsewhere => None,
