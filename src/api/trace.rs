@@ -77,7 +77,7 @@ impl<E: Endpoint> Endpoint for TracedEndpoint<E> {
             &[method, route, status.as_str()],
             started.elapsed().as_secs_f64(),
         );
-        if spans::wanted() && route != PROBE {
+        if route != PROBE && spans::takes(context) {
             let mut span =
                 Span::below(context, context.span_id, format!("{method} {route}"), began)
                     .with("http.request.method", method)

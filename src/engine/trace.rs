@@ -100,7 +100,7 @@ impl ExecutionSpans {
         let told = {
             let mut state = self.lock();
             if let (Some(began), Some(around)) = (state.commit_began.take(), state.around)
-                && spans::wanted()
+                && spans::takes(around)
             {
                 let commit = Span::below(around.at(self.claim), SpanId::random(), "commit", began)
                     .with("stepwell.commit.verdict", verdict.as_str());
@@ -123,20 +123,25 @@ impl ExecutionSpans {
     /// The execution is over: tells of its claim, of its commits, and of the wait before it.
     pub(super) fn ended(&self, workflow: &Candidate, executor: &str, ended: Ended) {
         let mut state = self.lock();
-        let Some(around) = state.around.filter(|_| spans::wanted()) else {
+        let Some(around) = state.around else {
             return;
         };
         for commit in state.commits.drain(..) {
             spans::record(commit);
         }
         let mut links = std::mem::take(&mut state.senders);
-        if let Some(since) = workflow.waiting_since {
+        if let Some(since) = workflow.waiting_since
+            && spans::takes(around)
+        {
             let mut wait = Span::below(around, SpanId::random(), "wait", at_ms(since))
                 .with("stepwell.workflow.id", workflow.workflow_uuid.as_str())
                 .with("stepwell.wait.kind", waited_for(workflow));
             wait.ended = self.began;
             wait.links = std::mem::take(&mut links);
             spans::record(wait);
+        }
+        if !spans::takes(around) {
+            return;
         }
         let mut claim = Span::below(around, self.claim, "claim", self.began)
             .with("stepwell.workflow.id", workflow.workflow_uuid.as_str())

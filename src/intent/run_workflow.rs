@@ -163,7 +163,7 @@ impl Workflow for RunWorkflow {
             Err(error) => tracing::warn!(code = error.code(), "the run fails"),
         }
         ctx.project([end_of_run(ctx.workflow_id(), &outcome)]);
-        if spans::wanted() {
+        if spans::takes(trace) {
             let mut span = span_of_run(trace, input.caller.as_deref(), ctx.created_at())
                 .with("stepwell.run.id", ctx.workflow_id())
                 .with("stepwell.intent.id", input.intent_id.as_str())
@@ -446,7 +446,7 @@ impl Steps<'_> {
                         error,
                     })
                 };
-                if spans::wanted() {
+                if spans::takes(trace) {
                     let began = at_ms(work_since.unwrap_or(started_at).min(started_at));
                     let mut span = Span::below(trace, span_id, step, began)
                         .with("stepwell.run.id", run)

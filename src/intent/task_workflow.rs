@@ -170,7 +170,7 @@ impl Workflow for TaskWorkflow {
                 .step_lasting(TASK_STEP, longest, || async {
                     let began = SystemTime::now();
                     let done = self.attempt(ctx, &task, attempt).await;
-                    if let Some(step) = step.filter(|_| spans::wanted()) {
+                    if let Some(step) = step.filter(|step| spans::takes(*step)) {
                         ctx.step_span(span_of_attempt(&task, step, began, attempt, &done));
                     }
                     done

@@ -78,7 +78,7 @@ where
         let exported = self
             .export
             .as_ref()
-            .filter(|_| !is_of_the_export(event.metadata().target()));
+            .filter(|queue| !is_of_the_export(event.metadata().target()) && queue.has_room());
         if !self.json && exported.is_none() {
             return;
         }

@@ -32,13 +32,26 @@ impl<T> Queue<T> {
         (Self { sender, signal }, receiver)
     }
 
+    /// Whether it would take one more. If not, that one is counted as lost: it need not be made, and must not be pushed.
+    pub(super) fn has_room(&self) -> bool {
+        let full = self.sender.capacity() == 0 && !self.sender.is_closed();
+        if full {
+            self.lose("queue_full");
+        }
+        !full
+    }
+
     /// Takes `item`, or loses and counts it.
     pub(super) fn push(&self, item: T) {
         match self.sender.try_send(item) {
             Ok(()) => {}
-            Err(mpsc::error::TrySendError::Full(_)) => DROPPED.add(&[self.signal, "queue_full"], 1),
-            Err(mpsc::error::TrySendError::Closed(_)) => DROPPED.add(&[self.signal, "stopped"], 1),
+            Err(mpsc::error::TrySendError::Full(_)) => self.lose("queue_full"),
+            Err(mpsc::error::TrySendError::Closed(_)) => self.lose("stopped"),
         }
+    }
+
+    fn lose(&self, reason: &'static str) {
+        DROPPED.add(&[self.signal, reason], 1);
     }
 }
 
@@ -66,18 +79,35 @@ pub(super) async fn fill<T>(
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        super::instruments::{Value, read},
+        *,
+    };
+
+    /// Items of `signal` that were lost because its queue was full.
+    fn lost(signal: &str) -> Option<Value> {
+        let mut points = read().into_iter().flat_map(|metric| metric.points);
+        let (_, value) = points.find(|(labels, _)| *labels == [signal, "queue_full"])?;
+        Some(value)
+    }
 
     #[tokio::test]
     async fn a_full_queue_loses_what_comes_and_batches_are_bounded() {
-        let (queue, mut taken) = Queue::new("test", 3);
-        for n in 0..5 {
+        let (queue, mut taken) = Queue::new("full", 3);
+        for n in 0..3 {
+            assert!(queue.has_room());
             queue.push(n);
         }
+        queue.push(3);
+        assert_eq!(lost("full"), Some(Value::Number(1.0)));
+        assert!(!queue.has_room());
+        let both = Some(Value::Number(2.0));
+        assert_eq!(lost("full"), both, "what is not made is lost too");
         let delay = Duration::from_millis(1);
         let mut batch = Vec::new();
         assert!(fill(&mut batch, &mut taken, 2, delay).await);
         assert_eq!(std::mem::take(&mut batch), [0, 1]);
+        assert!(queue.has_room());
         assert!(fill(&mut batch, &mut taken, 2, delay).await);
         assert_eq!(std::mem::take(&mut batch), [2]);
         drop(queue);

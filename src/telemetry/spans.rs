@@ -34,16 +34,21 @@ pub(super) fn decide_by(sampler: Sampler) {
     let _ = SAMPLER.set(sampler);
 }
 
-/// Whether anybody wants spans: without, none needs to be built.
+/// Whether anybody wants spans.
 pub fn wanted() -> bool {
     SINK.get().is_some()
 }
 
-/// Hands in a span that happened. What its trace says of itself is a caller's decision to the sampler of this process.
+/// Whether one more span of `trace` would be told. If not, it need not be built: where that is for lack of room it is counted as lost. What the
+/// trace says of itself is a caller's decision to the sampler of this process.
+pub fn takes(trace: TraceContext) -> bool {
+    SINK.get()
+        .is_some_and(|queue| sampled(trace.trace_id, Some(trace.sampled)) && queue.has_room())
+}
+
+/// Hands in a span that happened, of a trace that [`takes`] one more.
 pub fn record(span: Span) {
-    if let Some(queue) = SINK.get()
-        && sampled(span.context.trace_id, Some(span.context.sampled))
-    {
+    if let Some(queue) = SINK.get() {
         queue.push(span);
     }
 }
