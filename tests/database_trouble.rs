@@ -11,7 +11,7 @@ use harness::proxy::{Afterwards, Proxy};
 use harness::*;
 use sea_orm::sqlx::{self, Connection};
 use serde_json::json;
-use tokio::task::JoinHandle;
+use tokio::{net::TcpListener, task::JoinHandle, time::timeout};
 
 const NO_PAUSE: Duration = Duration::ZERO;
 /// A database whose disk is full answers whoever reads: when nobody wants to write for a second, it seems to be back. The next time it must do so for two.
@@ -287,7 +287,10 @@ on_own_postgres! {
         stage.migrate().await;
         stage.cluster().stop().await;
         let server = stage.spawn("serve", &ROOMY).await;
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        let port = TcpListener::bind(("127.0.0.1", stage.cluster().port())).await.unwrap();
+        let asked = timeout(Duration::from_secs(20), port.accept()).await;
+        asked.expect("it asks for its database").unwrap();
+        drop(port);
         stage.cluster().start().await;
         server.wait_ready().await;
         stage.prepare_load().await;
