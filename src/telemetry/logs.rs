@@ -236,13 +236,23 @@ impl fmt::Write for Bounded {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use tracing_subscriber::layer::SubscriberExt;
 
     use super::*;
+    use crate::config::telemetry::Batches;
 
-    #[test]
-    fn a_line_knows_what_is_around_it_and_the_innermost_counts() {
-        let (queue, mut taken) = Queue::new("test", 8);
+    #[tokio::test]
+    async fn a_line_knows_what_is_around_it_and_the_innermost_counts() {
+        let limits = Batches {
+            queue: 8,
+            size: 8,
+            delay: Duration::ZERO,
+        };
+        let (queue, mut waiting) = Queue::new("test", limits, |entry, to| {
+            serde_json::to_writer(to, &document(&entry)).unwrap();
+        });
         let lines = Lines {
             json: false,
             export: Some(queue),
@@ -266,8 +276,9 @@ mod tests {
                 });
             });
         });
-        let line = document(&taken.try_recv().unwrap());
-        taken.try_recv().unwrap_err();
+        let exported = waiting.next().await.unwrap();
+        assert_eq!(exported.items, 1);
+        let line: Value = serde_json::from_slice(&exported.bytes).unwrap();
         let expected = json!({
             "level": "WARN", "message": "said so", "n": 3, "run": "r", "step": "inner",
             "traceId": "0af7651916cd43dd8448eb211c80319c", "spanId": "b7ad6b7169203331",

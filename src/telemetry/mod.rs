@@ -46,12 +46,14 @@ impl Telemetry {
         spans::decide_by(config.sampler);
         let (mut spans, mut logs, mut export) = (None, None, None);
         if config.traces.is_some() {
-            let (queue, gathered) = queue::Queue::new("spans", config.span_batches.queue);
+            let (queue, gathered) =
+                queue::Queue::new("spans", config.span_batches, otlp::encode_span);
             spans::send_to(queue);
             spans = Some(gathered);
         }
         if config.logs.is_some() {
-            let (queue, gathered) = queue::Queue::new("logs", config.log_batches.queue);
+            let (queue, gathered) =
+                queue::Queue::new("logs", config.log_batches, otlp::encode_entry);
             export = Some(queue);
             logs = Some(gathered);
         }

@@ -6,18 +6,15 @@ use std::{
 };
 
 use opentelemetry_proto::tonic::{
-    collector::{
-        logs::v1::ExportLogsServiceRequest, metrics::v1::ExportMetricsServiceRequest,
-        trace::v1::ExportTraceServiceRequest,
-    },
+    collector::metrics::v1::ExportMetricsServiceRequest,
     common::v1::{AnyValue, InstrumentationScope, KeyValue, any_value},
-    logs::v1::{LogRecord, ResourceLogs, ScopeLogs, SeverityNumber},
+    logs::v1::{LogRecord, ScopeLogs, SeverityNumber},
     metrics::v1::{
         self as metrics, AggregationTemporality, HistogramDataPoint, NumberDataPoint,
         ResourceMetrics, ScopeMetrics, metric, number_data_point,
     },
     resource::v1::Resource,
-    trace::v1::{self as trace, ResourceSpans, ScopeSpans, span, status},
+    trace::v1::{self as trace, ScopeSpans, span, status},
 };
 use prost::Message;
 use tracing::Level;
@@ -83,38 +80,18 @@ impl Exporter {
         }
     }
 
-    /// A request with `spans`.
-    pub(super) fn spans(&self, spans: Vec<Span>) -> Vec<u8> {
-        let scope_spans = ScopeSpans {
+    /// A request with encoded items, of [`encode_span`] alone or of [`encode_entry`] alone.
+    pub(super) fn request(&self, mut items: Vec<u8>) -> Vec<u8> {
+        let scope = ScopeSpans {
             scope: Some(self.scope.clone()),
-            spans: spans.into_iter().map(span_message).collect(),
             ..ScopeSpans::default()
         };
-        let resource_spans = ResourceSpans {
-            resource: Some(self.resource.clone()),
-            scope_spans: vec![scope_spans],
-            ..ResourceSpans::default()
-        };
-        ExportTraceServiceRequest {
-            resource_spans: vec![resource_spans],
-        }
-        .encode_to_vec()
-    }
-
-    /// A request with log records.
-    pub(super) fn logs(&self, entries: Vec<Entry>) -> Vec<u8> {
-        let scope_logs = ScopeLogs {
-            scope: Some(self.scope.clone()),
-            log_records: entries.into_iter().map(log_message).collect(),
-            ..ScopeLogs::default()
-        };
-        let resource_logs = ResourceLogs {
-            resource: Some(self.resource.clone()),
-            scope_logs: vec![scope_logs],
-            ..ResourceLogs::default()
-        };
-        ExportLogsServiceRequest {
-            resource_logs: vec![resource_logs],
+        append(&scope, &mut items);
+        Request {
+            of_resource: Some(OfResource {
+                resource: Some(self.resource.clone()),
+                of_scope: items,
+            }),
         }
         .encode_to_vec()
     }
@@ -142,6 +119,47 @@ impl Exporter {
         }
         .encode_to_vec()
     }
+}
+
+/// `ExportTraceServiceRequest` and `ExportLogsServiceRequest`, which differ in what is encoded here already.
+#[derive(Clone, PartialEq, Message)]
+struct Request {
+    #[prost(message, optional, tag = "1")]
+    of_resource: Option<OfResource>,
+}
+
+/// `ResourceSpans` and `ResourceLogs`.
+#[derive(Clone, PartialEq, Message)]
+struct OfResource {
+    #[prost(message, optional, tag = "1")]
+    resource: Option<Resource>,
+    /// An encoded `ScopeSpans` or `ScopeLogs`.
+    #[prost(bytes = "vec", tag = "2")]
+    of_scope: Vec<u8>,
+}
+
+/// Appends `span`, as part of a `ScopeSpans`.
+pub(in crate::telemetry) fn encode_span(span: Span, to: &mut Vec<u8>) {
+    let part = ScopeSpans {
+        spans: vec![span_message(span)],
+        ..ScopeSpans::default()
+    };
+    append(&part, to);
+}
+
+/// Appends `entry`, as part of a `ScopeLogs`.
+pub(in crate::telemetry) fn encode_entry(entry: Entry, to: &mut Vec<u8>) {
+    let part = ScopeLogs {
+        log_records: vec![log_message(entry)],
+        ..ScopeLogs::default()
+    };
+    append(&part, to);
+}
+
+/// Appends a part of a message: encoded parts, one behind the other, are the encoded whole.
+fn append(part: &impl Message, to: &mut Vec<u8>) {
+    // An error says that there is no room; here there is.
+    let _ = part.encode(to);
 }
 
 fn nanos(time: SystemTime) -> u64 {
@@ -307,7 +325,70 @@ fn metric_message(metric: &Metric, started: u64, now: u64) -> metrics::Metric {
 
 #[cfg(test)]
 mod tests {
+    use opentelemetry_proto::tonic::collector::{
+        logs::v1::ExportLogsServiceRequest, trace::v1::ExportTraceServiceRequest,
+    };
+
     use super::*;
+    use crate::telemetry::spans::{SpanId, TraceContext, TraceId};
+
+    fn context() -> TraceContext {
+        TraceContext {
+            trace_id: TraceId::random(),
+            span_id: SpanId::random(),
+            sampled: true,
+        }
+    }
+
+    #[test]
+    fn a_request_holds_what_was_encoded_in_order_with_who_exports_it() {
+        let exporter = Exporter::new(&BTreeMap::new());
+        let (resource, scope) = (
+            Some(exporter.resource.clone()),
+            Some(exporter.scope.clone()),
+        );
+
+        let spans = ["first", "second"].map(|name| {
+            let mut span = Span::below(context(), SpanId::random(), name, SystemTime::now())
+                .with("text", "ä".repeat(200))
+                .with("number", -1_i64)
+                .with("yes", true);
+            span.links.push(context());
+            span.error = Some("E_CODE".into());
+            span
+        });
+        let mut bytes = Vec::new();
+        for span in spans.clone() {
+            encode_span(span, &mut bytes);
+        }
+        let sent = exporter.request(bytes);
+        let request = ExportTraceServiceRequest::decode(sent.as_slice()).unwrap();
+        let [of_resource] = request.resource_spans.try_into().unwrap();
+        assert_eq!(of_resource.resource, resource);
+        let [of_scope] = of_resource.scope_spans.try_into().unwrap();
+        assert_eq!(of_scope.scope, scope);
+        assert_eq!(of_scope.spans, spans.map(span_message));
+
+        let entries = ["first", "second"].map(|message| Entry {
+            time: SystemTime::now(),
+            level: Level::WARN,
+            target: "stepwell::engine",
+            message: message.into(),
+            fields: vec![("n", Attribute::Int(3))],
+            context: Some(context()),
+        });
+        let mut bytes = Vec::new();
+        for entry in entries.clone() {
+            encode_entry(entry, &mut bytes);
+        }
+        let sent = exporter.request(bytes);
+        let request = ExportLogsServiceRequest::decode(sent.as_slice()).unwrap();
+        let [of_resource] = request.resource_logs.try_into().unwrap();
+        assert_eq!(of_resource.resource, resource);
+        let [of_scope] = of_resource.scope_logs.try_into().unwrap();
+        assert_eq!(of_scope.scope, scope);
+        assert_eq!(of_scope.log_records, entries.map(log_message));
+    }
 
     #[test]
     fn a_process_says_who_it_is_and_what_is_said_by_hand_counts_first() {

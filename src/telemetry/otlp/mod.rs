@@ -7,24 +7,24 @@ mod receiver;
 
 use std::time::Duration;
 
-use tokio::{
-    sync::{mpsc, watch},
-    task::JoinSet,
-    time::sleep,
-};
+use tokio::{sync::watch, task::JoinSet, time::sleep};
 
+pub(super) use self::messages::{encode_entry, encode_span};
 pub use self::receiver::ReceiverError;
 use self::{messages::Exporter, receiver::Receiver};
-use super::{logs::Entry, metrics, queue::fill, spans::Span};
-use crate::config::telemetry::{Batches, TelemetryConfig};
+use super::{
+    metrics,
+    queue::{Batch, Waiting},
+};
+use crate::config::telemetry::TelemetryConfig;
 
 /// How long a process that ends lets its last telemetry travel.
 const FAREWELL: Duration = Duration::from_secs(2);
 
 /// What is exported, and where from.
 pub(super) struct Sources {
-    pub(super) spans: Option<mpsc::Receiver<Span>>,
-    pub(super) logs: Option<mpsc::Receiver<Entry>>,
+    pub(super) spans: Option<Waiting>,
+    pub(super) logs: Option<Waiting>,
 }
 
 /// The tasks that export.
@@ -46,8 +46,8 @@ impl Exports {
         let metrics = Receiver::of("metrics", "METRICS_", "metrics", config.metrics.as_ref())?;
         if config.required {
             let empty = [
-                (&spans, exporter.spans(Vec::new())),
-                (&logs, exporter.logs(Vec::new())),
+                (&spans, exporter.request(Vec::new())),
+                (&logs, exporter.request(Vec::new())),
                 (&metrics, exporter.metrics(&[])),
             ];
             for (receiver, message) in empty {
@@ -58,17 +58,15 @@ impl Exports {
         }
         let (stop, stopping) = watch::channel(false);
         let mut tasks = JoinSet::new();
-        if let (Some(receiver), Some(queue)) = (spans, sources.spans) {
-            let exporter = exporter.clone();
-            let encode = move |spans| exporter.spans(spans);
-            let export = Batcher::new(receiver, config.span_batches, stopping.clone(), encode);
-            tasks.spawn(export.run(queue));
-        }
-        if let (Some(receiver), Some(queue)) = (logs, sources.logs) {
-            let exporter = exporter.clone();
-            let encode = move |entries| exporter.logs(entries);
-            let export = Batcher::new(receiver, config.log_batches, stopping.clone(), encode);
-            tasks.spawn(export.run(queue));
+        for (receiver, queue) in [(spans, sources.spans), (logs, sources.logs)] {
+            if let (Some(receiver), Some(queue)) = (receiver, queue) {
+                let batcher = Batcher {
+                    receiver,
+                    exporter: exporter.clone(),
+                    stopping: stopping.clone(),
+                };
+                tasks.spawn(batcher.run(queue));
+            }
         }
         if let Some(receiver) = metrics {
             tasks.spawn(export_metrics(
@@ -97,72 +95,45 @@ async fn too_late(mut stopping: watch::Receiver<bool>) {
 }
 
 /// Exports what comes out of a queue.
-struct Batcher<E> {
+struct Batcher {
     receiver: Receiver,
-    batches: Batches,
+    exporter: Exporter,
     stopping: watch::Receiver<bool>,
-    encode: E,
 }
 
-impl<E> Batcher<E> {
-    fn new(
-        receiver: Receiver,
-        batches: Batches,
-        stopping: watch::Receiver<bool>,
-        encode: E,
-    ) -> Self {
-        Self {
-            receiver,
-            batches,
-            stopping,
-            encode,
-        }
-    }
-
+impl Batcher {
     /// Until told to stop; then what waits is sent once, as far as there is time.
-    async fn run<T>(mut self, mut queue: mpsc::Receiver<T>)
-    where
-        E: Fn(Vec<T>) -> Vec<u8>,
-    {
-        let mut batch = Vec::new();
+    async fn run(mut self, mut queue: Waiting) {
         let too_late = too_late(self.stopping.clone());
         tokio::select! {
-            () = self.work(&mut batch, &mut queue) => {}
+            () = self.work(&mut queue) => {}
             () = too_late => {}
         }
         queue.close();
-        self.receiver.farewell(batch.len() + queue.len());
+        self.receiver.farewell(queue.len());
     }
 
-    async fn work<T>(&mut self, batch: &mut Vec<T>, queue: &mut mpsc::Receiver<T>)
-    where
-        E: Fn(Vec<T>) -> Vec<u8>,
-    {
-        let Batches { size, delay, .. } = self.batches;
+    async fn work(&mut self, queue: &mut Waiting) {
         let mut stopping = self.stopping.clone();
         loop {
-            let open = tokio::select! {
-                open = fill(batch, queue, size, delay) => open,
-                _ = stopping.wait_for(|stop| *stop) => false,
+            let batch = tokio::select! {
+                batch = queue.next() => batch,
+                _ = stopping.wait_for(|stop| *stop) => None,
             };
-            if !open {
+            let Some(batch) = batch else {
                 break;
-            }
+            };
             self.send(batch, &mut stopping).await;
         }
         queue.close();
-        while !batch.is_empty() || fill(batch, queue, size, Duration::ZERO).await {
+        while let Some(batch) = queue.next().await {
             self.send(batch, &mut stopping).await;
         }
     }
 
-    async fn send<T>(&mut self, batch: &mut Vec<T>, stopping: &mut watch::Receiver<bool>)
-    where
-        E: Fn(Vec<T>) -> Vec<u8>,
-    {
-        let items = batch.len();
-        let message = (self.encode)(std::mem::take(batch));
-        self.receiver.deliver(message, items, stopping).await;
+    async fn send(&mut self, batch: Batch, stopping: &mut watch::Receiver<bool>) {
+        let message = self.exporter.request(batch.bytes);
+        self.receiver.deliver(message, batch.items, stopping).await;
     }
 }
 
