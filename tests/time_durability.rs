@@ -15,7 +15,7 @@ use stepwell::{
     engine::{
         Client, Context, Engine, EngineOptions, StartOptions, Workflow, WorkflowError, migrate,
     },
-    store::{Database, DatabaseOptions, queue_limits::QueueSettings},
+    store::{Database, DatabaseOptions, queue_limits::QueueSettings, workflows},
 };
 use tokio::process::Child;
 
@@ -30,6 +30,8 @@ const YEAR: Duration = Duration::from_secs(366 * 24 * 3_600);
 /// Sleepers that wake in one minute.
 const SLEEPERS: i64 = 5_000;
 const SLEEPERS_LONG: i64 = 100_000;
+/// Delayed starts in one statement: enough that a millisecond passes while one of their rows is made.
+const DELAYED: i64 = 20_000;
 
 /// A step, a sleep, a step. Answers when it woke.
 struct Sleeper;
@@ -313,6 +315,21 @@ on_both_databases! {
         assert!((until - asked - 2_000).abs() < 1_000);
         assert!((0..=2 * LATE_MS).contains(&(woken - until)), "started {} ms after its time", woken - until);
         engine.shutdown().await;
+    }
+
+    async fn delays_are_to_the_millisecond(stage: Stage) {
+        let client = client(&stage).await;
+        let hour = StartOptions { delay: Some(Duration::from_secs(3_600)), ..start("") };
+        let put_off: Vec<_> = (0..DELAYED)
+            .map(|i| client.prepare::<Sleeper>(&0, StartOptions { id: Some(format!("d{i}")), ..hour.clone() }).unwrap())
+            .collect();
+
+        let tx = client.database().begin().await.unwrap();
+        workflows::insert(&tx, &put_off).await.unwrap();
+        tx.commit().await.unwrap();
+
+        let exact = "SELECT count(*) FROM dbos.workflow_status WHERE delay_until_epoch_ms = created_at + 3600000 AND updated_at = created_at";
+        assert_eq!(stage.sql_count(exact).await, DELAYED);
     }
 
     async fn sleepers_that_wake_in_one_minute_are_all_finished(stage: Stage) {

@@ -177,13 +177,15 @@ pub async fn insert(
         })
         .collect();
     let values = json_rows(&values)?;
+    // The clock is read once: between two readings in one row a millisecond may pass, and a delay would be short by it.
     let text = format!(
         "INSERT INTO \"dbos\".workflow_status (workflow_uuid, status, name, queue_name, queue_partition_key, priority, deduplication_id, \
          application_version, application_name, authenticated_roles, workflow_timeout_ms, delay_until_epoch_ms, parent_workflow_id, \
          schedule_name, creator_xid, serialization, recovery_attempts, was_forked_from, rate_limited, is_debounced, created_at, updated_at) \
          SELECT v.id, CASE WHEN v.delay_ms IS NULL THEN 'ENQUEUED' ELSE 'DELAYED' END, v.name, v.queue_name, v.queue_partition_key, \
-         v.priority, v.deduplication_id, v.application_version, '{APPLICATION_NAME}', '[]', v.timeout_ms, {now} + v.delay_ms, \
-         v.parent_workflow_id, v.schedule_name, v.creator, '{SERIALIZATION}', 0, false, false, false, {now}, {now} FROM {rows} WHERE true \
+         v.priority, v.deduplication_id, v.application_version, '{APPLICATION_NAME}', '[]', v.timeout_ms, \
+         clock.at + v.delay_ms, v.parent_workflow_id, v.schedule_name, v.creator, '{SERIALIZATION}', 0, false, false, false, clock.at, clock.at \
+         FROM {rows} CROSS JOIN (SELECT {now} AS at) AS clock WHERE true \
          ON CONFLICT DO NOTHING RETURNING workflow_uuid"
     );
     let inserted: Vec<String> = backend::column(tx, text, [values.clone()]).await?;
