@@ -11,7 +11,7 @@ use harness::proxy::{Afterwards, Proxy};
 use harness::*;
 use sea_orm::sqlx::{self, Connection};
 use serde_json::json;
-use tokio::{net::TcpListener, task::JoinHandle, time::timeout};
+use tokio::task::JoinHandle;
 
 const NO_PAUSE: Duration = Duration::ZERO;
 /// A database whose disk is full answers whoever reads: when nobody wants to write for a second, it seems to be back. The next time it must do so for two.
@@ -287,16 +287,18 @@ on_own_postgres! {
         stage.migrate().await;
         stage.cluster().stop().await;
         let server = stage.spawn("serve", &ROOMY).await;
-        let port = TcpListener::bind(("127.0.0.1", stage.cluster().port())).await.unwrap();
-        let asked = timeout(Duration::from_secs(20), port.accept()).await;
-        asked.expect("it asks for its database").unwrap();
-        drop(port);
+        eventually(Duration::from_secs(20), "it says what it waits for", || async {
+            let complaints = server.complaints();
+            if count(&complaints, AWAY) == 1 { Ok(()) } else { Err(complaints.join("\n")) }
+        })
+        .await;
         stage.cluster().start().await;
         server.wait_ready().await;
         stage.prepare_load().await;
 
         let told = server.load(3, 1, NO_PAUSE).await;
 
+        assert_said_once(&server, 1, 0);
         stage.assert_kept(&told.accepted).await;
     }
 

@@ -23,6 +23,8 @@ const STATEMENT_TIMEOUT: Duration = Duration::from_secs(60);
 const BOUNDARY_TIMEOUT: Duration = Duration::from_secs(25);
 /// How long a connection may take to show that it lives.
 const ALIVE_WITHIN: Duration = Duration::from_secs(2);
+/// How long a process that starts waits for its first connection before it says so: longer, and somebody wonders.
+const SOON: Duration = Duration::from_secs(2);
 /// How long no call may have failed before the database is said to answer again: a server that comes back does so for one connection after
 /// the other, and one whose disk is full answers whoever reads. It doubles while the database comes and goes, up to the longest.
 const QUIET: Duration = Duration::from_secs(1);
@@ -75,6 +77,19 @@ impl Reach {
         call: impl Future<Output = Result<T, DbErr>>,
     ) -> Result<T, DbErr> {
         self.within(BOUNDARY_TIMEOUT, call).await
+    }
+
+    /// Opens the pool, and says so when the database is not there soon. How long that may take is the caller's to know.
+    pub(super) async fn opening<T>(
+        &self,
+        open: impl Future<Output = Result<T, DbErr>>,
+    ) -> Result<T, DbErr> {
+        let mut open = Box::pin(open);
+        if let Ok(opened) = tokio::time::timeout(SOON, open.as_mut()).await {
+            return opened;
+        }
+        self.missed(&no_answer_within(SOON));
+        open.await
     }
 
     async fn within<T>(

@@ -143,7 +143,8 @@ impl Database {
         });
         let passes = StoreError::is_transient;
         let pause = Duration::from_millis(500);
-        let pool = connected(&connect, passes, options.connect_timeout, pause).await?;
+        let open = connected(&connect, passes, options.connect_timeout, pause);
+        let pool = reach.opening(open).await?;
         let callers = match callers {
             0 => None,
             n => Some(later(connect.max_connections(n)).await?),
