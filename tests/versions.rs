@@ -140,7 +140,7 @@ on_both_databases! {
             new.wait_status(run, "SUCCESS").await;
         }
         let of_moved = format!("SELECT count(*) FROM dbos.workflow_status WHERE application_version = 'v1' AND workflow_uuid <> '{ended}' AND \
-                                COALESCE(parent_workflow_id, '') <> '{ended}' AND name LIKE 'stepwell.%' AND name <> 'stepwell.tick'");
+                                COALESCE(parent_workflow_id, '') <> '{ended}' AND workflow_uuid NOT LIKE 'sched-%'");
         assert_eq!(stage.sql_count(&of_moved).await, 0, "the tasks have moved with their run");
         let trail = stage.command(&["ops", "log", "--json"]).output().await.unwrap();
         let trail = String::from_utf8(trail.stdout).unwrap();
