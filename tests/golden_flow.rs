@@ -188,6 +188,7 @@ on_both_databases! {
             return;
         }
         let server = stage.serve().await;
+        stage.pause_ticks().await;
         let mut lab = stage.lab(&server).await;
         let run = a_finished_golden_run(&mut lab).await;
 
